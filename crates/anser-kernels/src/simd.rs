@@ -1,0 +1,206 @@
+//! One body, several instruction sets, chosen once at run time.
+//!
+//! A kernel is written once as an `#[inline(always)]` function generic over [`Isa`], in plain loops that the compiler
+//! vectorises. `dispatch!` compiles that body for AVX-512, for AVX2 + FMA and for the target's baseline (SSE2 on
+//! x86-64, NEON on aarch64), and picks one by [`Level`].
+//!
+//! Everything the body calls has to be `#[inline(always)]` too: only what is inlined is compiled with the wider
+//! instructions.
+//!
+//! Numerics: results are the same from call to call on one level. They may differ between levels in the last bits,
+//! because the baseline of x86-64 rounds products before it adds them, and because sums over lanes follow
+//! [`Isa::LANES`].
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::sync::OnceLock;
+
+/// An instruction set that kernels are compiled for, from narrow to wide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Level {
+    /// The baseline of the compilation target.
+    Portable,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, VL, BW and DQ, besides all of [`Level::Avx2`].
+    Avx512,
+}
+
+impl Level {
+    /// Every level this CPU can run, narrowest first.
+    pub fn available() -> &'static [Level] {
+        const ALL: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
+        let widest = widest();
+        &ALL[..ALL.iter().take_while(|&&level| level <= widest).count()]
+    }
+
+    /// This level, or the widest one this CPU can run if that is narrower.
+    #[inline]
+    pub fn supported(self) -> Level {
+        self.min(widest())
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Level::Portable => "portable",
+            Level::Avx2 => "avx2",
+            Level::Avx512 => "avx512",
+        })
+    }
+}
+
+/// The level in use: the widest one this CPU can run.
+///
+/// The environment variable `ANSER_ISA` (`portable`, `avx2`, `avx512`), read once, can lower it. It never raises it,
+/// and any other value is ignored.
+#[inline]
+pub fn level() -> Level {
+    static LEVEL: OnceLock<Level> = OnceLock::new();
+    *LEVEL.get_or_init(|| {
+        let wanted = match std::env::var("ANSER_ISA").as_deref() {
+            Ok("portable") => Level::Portable,
+            Ok("avx2") => Level::Avx2,
+            _ => Level::Avx512,
+        };
+        wanted.supported()
+    })
+}
+
+fn widest() -> Level {
+    static WIDEST: OnceLock<Level> = OnceLock::new();
+    *WIDEST.get_or_init(detect)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn detect() -> Level {
+    use std::arch::is_x86_feature_detected as has;
+    if !(has!("avx2") && has!("fma") && has!("f16c")) {
+        Level::Portable
+    } else if has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") {
+        Level::Avx512
+    } else {
+        Level::Avx2
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn detect() -> Level {
+    Level::Portable
+}
+
+/// What a body needs to know about the instruction set it is being compiled for.
+pub trait Isa: Copy {
+    /// The level this stands for.
+    const LEVEL: Level;
+    /// Whether a fused multiply-add is one instruction. Where it is not, `f32::mul_add` is a slow library call.
+    const FMA: bool;
+    /// f32 lanes of a vector register.
+    const LANES: usize;
+
+    /// `a * b + c`, fused where the hardware does it.
+    #[inline(always)]
+    fn fma(a: f32, b: f32, c: f32) -> f32 {
+        if Self::FMA { a.mul_add(b, c) } else { a * b + c }
+    }
+}
+
+/// The compilation target's baseline.
+#[derive(Clone, Copy)]
+pub struct Portable;
+
+/// AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub struct Avx2;
+
+/// AVX-512 F, VL, BW, DQ.
+#[derive(Clone, Copy)]
+pub struct Avx512;
+
+impl Isa for Portable {
+    const LEVEL: Level = Level::Portable;
+    const FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+    const LANES: usize = 4;
+}
+
+impl Isa for Avx2 {
+    const LEVEL: Level = Level::Avx2;
+    const FMA: bool = true;
+    const LANES: usize = 8;
+}
+
+impl Isa for Avx512 {
+    const LEVEL: Level = Level::Avx512;
+    const FMA: bool = true;
+    const LANES: usize = 16;
+}
+
+/// Declares functions that run a generic body on a given [`Level`].
+///
+/// `dispatch! { pub(crate) fn name(x: &mut [f32], s: f32) -> f32 = body; }` makes
+/// `pub(crate) fn name(level: Level, x: &mut [f32], s: f32) -> f32`, which calls `body::<I>(x, s)`, where `body` is an
+/// `#[inline(always)] fn body<I: Isa>(x: &mut [f32], s: f32) -> f32`. A `const` parameter goes before the
+/// arguments: `fn name<const N: usize>(..) = body` calls `body::<I, N>`.
+macro_rules! dispatch {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?)
+        $(-> $ret:ty)? = $body:ident;)+) => { $(
+        $(#[$meta])*
+        $vis fn $name $(<const $n: usize>)? (level: $crate::simd::Level, $($arg: $ty),*) $(-> $ret)? {
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
+            fn avx512 $(<const $n: usize>)? ($($arg: $ty),*) $(-> $ret)? {
+                $body::<$crate::simd::Avx512 $(, $n)?>($($arg),*)
+            }
+
+            #[cfg(target_arch = "x86_64")]
+            #[target_feature(enable = "avx2,fma,f16c")]
+            fn avx2 $(<const $n: usize>)? ($($arg: $ty),*) $(-> $ret)? {
+                $body::<$crate::simd::Avx2 $(, $n)?>($($arg),*)
+            }
+
+            match level.supported() {
+                // SAFETY: `supported` returns only levels whose features this CPU was found to have.
+                #[cfg(target_arch = "x86_64")]
+                #[allow(unsafe_code)]
+                $crate::simd::Level::Avx512 => unsafe { avx512 $(::<$n>)? ($($arg),*) },
+                // SAFETY: as above.
+                #[cfg(target_arch = "x86_64")]
+                #[allow(unsafe_code)]
+                $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$n>)? ($($arg),*) },
+                _ => $body::<$crate::simd::Portable $(, $n)?>($($arg),*),
+            }
+        }
+    )+ };
+}
+pub(crate) use dispatch;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[inline(always)]
+    fn dot_body<I: Isa>(x: &[f32], y: &[f32]) -> f32 {
+        x.iter().zip(y).fold(0.0, |sum, (&x, &y)| I::fma(x, y, sum))
+    }
+
+    #[inline(always)]
+    fn lanes_body<I: Isa, const N: usize>(scale: usize) -> usize {
+        scale * N * usize::from(I::LEVEL.supported() == I::LEVEL)
+    }
+
+    dispatch! {
+        fn dot(x: &[f32], y: &[f32]) -> f32 = dot_body;
+        fn lanes<const N: usize>(scale: usize) -> usize = lanes_body;
+    }
+
+    #[test]
+    fn every_level_runs_a_body_it_can_run() {
+        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+            assert_eq!(dot(level, &[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
+            assert_eq!(lanes::<7>(level, 3), 21);
+        }
+        assert_eq!(Level::available()[0], Level::Portable);
+        assert!(Level::available().contains(&level()));
+    }
+}
