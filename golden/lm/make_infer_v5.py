@@ -1,7 +1,8 @@
 """Writes infer_v50.safetensors and infer_v51.safetensors: RWKV-5.0 and 5.1 through the PyPI package `rwkv`.
 
 5.0 has no gate and stores the logarithm of its bonus as `time_first`; 5.1 has a gate and stores the bonus itself as
-`time_faaaa`. Both have one decay and one bonus a head. Three layers, because the package finds the number of heads only from the second layer on.
+`time_faaaa`. Both have one decay and one bonus a head. Three layers, because the package finds the number of heads
+only from the second layer on.
 """
 
 import torch
