@@ -12,6 +12,7 @@
 //! [`Isa::LANES`].
 #![allow(unsafe_code)]
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::OnceLock;
 
@@ -51,21 +52,40 @@ impl fmt::Display for Level {
     }
 }
 
+thread_local! {
+    static OVERRIDE: Cell<Option<Level>> = const { Cell::new(None) };
+}
+
 /// The level in use: the widest one this CPU can run.
 ///
 /// The environment variable `ANSER_ISA` (`portable`, `avx2`, `avx512`), read once, can lower it. It never raises it,
-/// and any other value is ignored.
+/// and any other value is ignored. Kernels that spread over threads ask once, on the thread that called them.
 #[inline]
 pub fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
-    *LEVEL.get_or_init(|| {
-        let wanted = match std::env::var("ANSER_ISA").as_deref() {
-            Ok("portable") => Level::Portable,
-            Ok("avx2") => Level::Avx2,
-            _ => Level::Avx512,
-        };
-        wanted.supported()
+    OVERRIDE.get().unwrap_or_else(|| {
+        *LEVEL.get_or_init(|| {
+            let wanted = match std::env::var("ANSER_ISA").as_deref() {
+                Ok("portable") => Level::Portable,
+                Ok("avx2") => Level::Avx2,
+                _ => Level::Avx512,
+            };
+            wanted.supported()
+        })
     })
+}
+
+/// Runs `f` with every kernel that this thread calls on `level`, or on the widest the CPU has if that is narrower:
+/// how tests and benchmarks visit each level.
+pub fn with_level<R>(level: Level, f: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Level>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            OVERRIDE.set(self.0);
+        }
+    }
+    let _restore = Restore(OVERRIDE.replace(Some(level.supported())));
+    f()
 }
 
 fn widest() -> Level {
@@ -201,6 +221,9 @@ mod tests {
             assert_eq!(lanes::<7>(level, 3), 21);
         }
         assert_eq!(Level::available()[0], Level::Portable);
-        assert!(Level::available().contains(&level()));
+        let outside = level();
+        assert!(Level::available().contains(&outside));
+        assert_eq!(with_level(Level::Portable, level), Level::Portable);
+        assert_eq!(level(), outside);
     }
 }
