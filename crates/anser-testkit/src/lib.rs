@@ -161,3 +161,14 @@ impl Rng {
         (0..n).map(|_| self.uniform() * scale).collect()
     }
 }
+
+/// Writes the weights of `golden/<name>.safetensors` alone, without its inputs and results, as a checkpoint of the
+/// format's plain form.
+pub fn write_weights(name: &str, to: &Path) {
+    let path = golden_dir().join(format!("{name}.safetensors"));
+    let bytes = std::fs::read(&path).unwrap_or_else(|e| panic!("golden file {}: {e}", path.display()));
+    let file = SafeTensors::deserialize(&bytes).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let not_weights = ["in.", "out.", "state.", "mid.", "grad.", "grad_no_l2wrap."];
+    let weights = file.tensors().into_iter().filter(|(tensor, _)| !not_weights.iter().any(|p| tensor.starts_with(p)));
+    safetensors::serialize_to_file(weights, None, to).unwrap_or_else(|e| panic!("{}: {e}", to.display()));
+}

@@ -1,0 +1,36 @@
+//! Tests of the engine: golden files, the equalities every model must keep, refusals, sampling, scheduling.
+
+mod golden;
+mod laws;
+mod refusals;
+mod sampling;
+mod scheduler;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anser_checkpoint::Checkpoint;
+use anser_engine::{Batch, Executor, LoadOptions, Logits, Model, State, Storage, load};
+
+/// Loads a checkpoint file as it is stored.
+fn open(path: &Path, exec: &Executor) -> Box<dyn Model> {
+    let checkpoint = Checkpoint::open(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    load(Arc::new(checkpoint), exec, &LoadOptions::default()).unwrap()
+}
+
+/// The model of a golden file, in the given storage.
+fn golden_model(name: &str, storage: Storage, exec: &Executor) -> Box<dyn Model> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    anser_testkit::write_weights(name, &path);
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    load(Arc::new(checkpoint), exec, &LoadOptions { storage: Some(storage) }).unwrap()
+}
+
+/// Logits of every token of one sequence.
+fn run(model: &dyn Model, exec: &mut Executor, tokens: &[u32], state: &mut State) -> Vec<f32> {
+    let mut logits = Vec::new();
+    let batch = Batch { tokens, cu_seqlens: &[0, tokens.len()], logits: Logits::All };
+    model.forward(exec, &batch, &mut [state], &mut logits).unwrap();
+    logits
+}
