@@ -1,1 +1,30 @@
-//! anser-checkpoint
+//! Reads RWKV checkpoints: official `.pth` files, safetensors (single and sharded), the Hugging Face layouts, GGUF; and
+//! states as files.
+//!
+//! [`Checkpoint::open`] tells the format from the content, the version and all sizes from names and shapes, checks every
+//! tensor's shape, and then gives tensors by their official names in their official orientation, whatever the file calls
+//! them. Files are mapped, not read: a tensor that lies in the file as the official one does is borrowed from there.
+//!
+//! The crate knows names and bytes, nothing of how a model runs. From the ground up: `raw` (mapped files and the
+//! tensors in them) → `pth`, `safetensors`, `gguf` (containers) → `open` (which container, folders and shards) → `names`
+//! (one table a version) → `layout` (version, sizes, windows on the stored tensors) → [`Checkpoint`].
+
+mod checkpoint;
+mod config;
+mod error;
+mod gguf;
+mod layout;
+mod names;
+mod open;
+mod pth_writer;
+mod pth_writer;
+mod raw;
+pub mod state;
+pub mod state;
+mod tensor;
+
+pub use checkpoint::{Checkpoint, Container, Format, Layout, OpenOptions, TokenizerHint};
+pub use config::{Config, Ranks, Version};
+pub use error::Error;
+pub use pth_writer::write_pth;
+pub use tensor::{Dtype, Tensor};

@@ -1,0 +1,282 @@
+//! A model's file or files, opened.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use crate::config::{Config, Version};
+use crate::error::Error;
+use crate::layout::{self, Located};
+use crate::open;
+use crate::raw::{MappedFile, RawModel};
+use crate::tensor::{Dtype, Tensor};
+
+/// What kind of file holds the tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Container {
+    /// torch.save since PyTorch 1.6.
+    PthZip,
+    /// torch.save before that: a row of pickles and then the storages.
+    PthLegacy,
+    /// safetensors.
+    Safetensors,
+    /// GGUF, with the version of the container format.
+    Gguf(u32),
+}
+
+impl fmt::Display for Container {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Container::PthZip => f.write_str("PyTorch .pth (zip)"),
+            Container::PthLegacy => f.write_str("PyTorch .pth (legacy)"),
+            Container::Safetensors => f.write_str("safetensors"),
+            Container::Gguf(version) => write!(f, "GGUF v{version}"),
+        }
+    }
+}
+
+/// Whose names the tensors carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// The official trainer's, also of native RWKV-7 folders.
+    Official,
+    /// Hugging Face transformers' RWKV-4, and the custom code published for RWKV-5 and 6.
+    HuggingFace,
+    /// flash-linear-attention's.
+    Fla,
+    /// llama.cpp's.
+    Gguf,
+}
+
+/// Container, names and number of files of a checkpoint; displays as one phrase.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Format {
+    /// Kind of file.
+    pub container: Container,
+    /// Whose tensor names.
+    pub layout: Layout,
+    /// Number of files that hold tensors.
+    pub files: usize,
+    version: Version,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let generation = match self.version {
+            version if version.is_v5() => "5".to_string(),
+            version => version.to_string(),
+        };
+        match self.layout {
+            Layout::Official | Layout::Gguf => write!(f, "{}", self.container)?,
+            Layout::HuggingFace if self.version == Version::V4 => f.write_str("Hugging Face (transformers rwkv4)")?,
+            Layout::HuggingFace => write!(f, "Hugging Face (custom-code rwkv{generation})")?,
+            Layout::Fla => write!(f, "Hugging Face (fla rwkv{generation})")?,
+        }
+        if self.files > 1 { write!(f, ", {} files", self.files) } else { Ok(()) }
+    }
+}
+
+/// Where the vocabulary of a checkpoint is to be found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TokenizerHint {
+    /// The World vocabulary: its file is in the folder, GGUF names it, or the embedding has its size.
+    World,
+    /// One token a byte (256 embedding rows).
+    Byte,
+    /// A `tokenizer.json` beside the weights.
+    File(PathBuf),
+    /// Nothing tells.
+    Unknown,
+}
+
+/// What may be overridden when opening.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OpenOptions {
+    /// Epsilon of the LayerNorms instead of the file's or 1e-5.
+    pub layer_norm_eps: Option<f32>,
+    /// Epsilon of `ln_x` instead of 64e-5. For models trained in flash-linear-attention give what that trained with: 1e-5
+    /// for its rwkv6, head size times 1e-5 for its rwkv7 (the same as the default at 64 channels a head).
+    pub group_norm_eps: Option<f32>,
+}
+
+/// A model's weights, mapped into memory and known by their official names.
+///
+/// Opening reads names and shapes only and checks every one of them; the weights themselves are touched when asked for.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    raw: RawModel,
+    format: Format,
+    config: Config,
+    tensors: Vec<Located>,
+    by_name: HashMap<String, usize>,
+    tokenizer: TokenizerHint,
+}
+
+impl Checkpoint {
+    /// Opens a `.pth`, `.safetensors`, `*.index.json` or `.gguf` file, or a folder that holds one model. The format is
+    /// told from the content, not from the extension.
+    ///
+    /// # Errors
+    /// If the file is unreadable, damaged, of another format or another kind of model, or if any tensor is missing,
+    /// unknown, or of a shape that does not fit the others.
+    pub fn open(path: &Path) -> Result<Checkpoint, Error> {
+        Checkpoint::open_with(path, &OpenOptions::default())
+    }
+
+    /// [`Checkpoint::open`] with constants overridden.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Error> {
+        let mut raw = open::read(path)?;
+        let model = layout::resolve(&raw, options)?;
+        let format = Format {
+            container: raw.container,
+            layout: model.layout,
+            files: raw.files.len(),
+            version: model.config.version,
+        };
+        let tokenizer = match raw.hints.tokenizer.take() {
+            Some(hint) => hint,
+            None => match model.config.vocab {
+                256 => TokenizerHint::Byte,
+                // 65529 ids and id 0, padded to the next power of two by every official model.
+                65530..=65536 => TokenizerHint::World,
+                _ => TokenizerHint::Unknown,
+            },
+        };
+        let by_name = model.tensors.iter().enumerate().map(|(at, tensor)| (tensor.name.clone(), at)).collect();
+        Ok(Checkpoint {
+            path: path.to_path_buf(),
+            raw,
+            format,
+            config: model.config,
+            tensors: model.tensors,
+            by_name,
+            tokenizer,
+        })
+    }
+
+    /// The path it was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Container and layout.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Sizes and constants.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Official names of the tensors present, in the model's order. Optional ones (`time_state`, block 0's `v0`, `v1`,
+    /// `v2`) are listed when the file has them.
+    pub fn names(&self) -> Vec<String> {
+        self.tensors.iter().map(|tensor| tensor.name.clone()).collect()
+    }
+
+    /// Whether a tensor of this official name is present.
+    pub fn has(&self, official: &str) -> bool {
+        self.by_name.contains_key(official)
+    }
+
+    /// A tensor by its official name, in official orientation; borrowed from the mapping where the file holds it so.
+    ///
+    /// # Errors
+    /// If there is no such tensor.
+    pub fn tensor(&self, official: &str) -> Result<Tensor<'_>, Error> {
+        let located = self.locate(official)?;
+        let raw = &self.raw.tensors[located.raw];
+        let (dtype, data) = located.read(raw, self.file(located).bytes());
+        Ok(Tensor { name: official.to_string(), dtype, shape: located.shape().to_vec(), data })
+    }
+
+    /// Looks through every element of a tensor. Opening does not do this: it would read the whole file.
+    ///
+    /// # Errors
+    /// If there is no such tensor, or it holds an infinite or NaN weight.
+    pub fn check_finite(&self, official: &str) -> Result<(), Error> {
+        match self.tensor(official)?.first_non_finite() {
+            None => Ok(()),
+            Some((index, value)) => {
+                let file = self.file(self.locate(official)?).path().to_path_buf();
+                Err(Error::NonFinite { file, tensor: official.to_string(), index, value })
+            }
+        }
+    }
+
+    /// The type most weights are stored in; F32 for quantised GGUF, which is widened when read.
+    pub fn stored_dtype(&self) -> Dtype {
+        layout::main_dtype(&self.raw)
+    }
+
+    /// Where the vocabulary is.
+    pub fn tokenizer(&self) -> TokenizerHint {
+        self.tokenizer.clone()
+    }
+
+    /// The jinja chat template that lies beside the weights or inside GGUF.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.raw.hints.chat_template.as_deref()
+    }
+
+    /// Sha256 (hex) over the config and up to 64 evenly spaced values of every tensor, as f32: the same model has the
+    /// same fingerprint in every format that holds its values exactly. Block 0's unused `v0`, `v1`, `v2` do not count.
+    pub fn fingerprint(&self) -> String {
+        let config = &self.config;
+        let ranks = &config.ranks;
+        let mut hash = Sha256::new();
+        hash.update(format!(
+            "rwkv{} V{} C{} L{} H{} N{} F{} ranks {} {} {} {} {} eps {:08x} {:08x}\n",
+            config.version,
+            config.vocab,
+            config.width,
+            config.layers,
+            config.heads,
+            config.head_size,
+            config.ffn,
+            ranks.mix,
+            ranks.decay,
+            ranks.a,
+            ranks.v,
+            ranks.g,
+            config.layer_norm_eps.to_bits(),
+            config.group_norm_eps.to_bits(),
+        ));
+        let mut tensors: Vec<&Located> = self.tensors.iter().filter(|tensor| !is_unused(&tensor.name)).collect();
+        tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        for located in tensors {
+            let (raw, bytes) = (&self.raw.tensors[located.raw], self.file(located).bytes());
+            hash.update(format!("{} {:?}\n", located.name, located.shape()));
+            let elements: usize = located.shape().iter().product();
+            let samples = elements.min(64);
+            for sample in 0..samples {
+                let value = located.element(raw, bytes, (elements / samples) * sample);
+                // Adding zero makes -0 and 0 one value.
+                hash.update((value + 0.0).to_bits().to_le_bytes());
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    fn locate(&self, official: &str) -> Result<&Located, Error> {
+        match self.by_name.get(official) {
+            Some(&at) => Ok(&self.tensors[at]),
+            None => Err(Error::NoSuchTensor { file: self.path.clone(), tensor: official.to_string() }),
+        }
+    }
+
+    fn file(&self, located: &Located) -> &MappedFile {
+        &self.raw.files[self.raw.tensors[located.raw].file]
+    }
+}
+
+fn is_unused(official: &str) -> bool {
+    matches!(official, "blocks.0.att.v0" | "blocks.0.att.v1" | "blocks.0.att.v2")
+}

@@ -1,0 +1,197 @@
+//! The name tables: every tensor of every version, with its shape and where each layout keeps it.
+//!
+//! One file a version. A row reads: official name, official shape, when it must be there, and its sources in the Hugging
+//! Face layout of transformers (and of the custom code published for v5 and v6), in flash-linear-attention's, and in
+//! GGUF. `{}` stands for the block's index. A source is the stored tensor's name and how the official tensor is
+//! [taken](Take) from it.
+
+mod rwkv4;
+mod rwkv5;
+mod rwkv6;
+mod rwkv7;
+
+use crate::checkpoint::Layout;
+use crate::config::{Config, Version};
+
+/// Length of an axis, in terms of the model's sizes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dim {
+    /// V
+    Vocab,
+    /// C
+    Width,
+    /// F
+    Ffn,
+    /// H
+    Heads,
+    /// N
+    HeadSize,
+    /// Rank of v6's token-shift pairs.
+    MixRank,
+    /// Rank of the decay pair (v6, v7).
+    DecayRank,
+    /// Rank of v7's in-context learning rate pair.
+    ARank,
+    /// Rank of v7's value residual pair.
+    VRank,
+    /// Rank of v7's gate pair.
+    GRank,
+    /// The five parts of v6's token shift.
+    Five,
+    /// Five times the mix rank.
+    FiveMixRanks,
+}
+
+impl Dim {
+    /// Its length in a model of these sizes.
+    pub(crate) fn length(self, config: &Config) -> usize {
+        match self {
+            Dim::Vocab => config.vocab,
+            Dim::Width => config.width,
+            Dim::Ffn => config.ffn,
+            Dim::Heads => config.heads,
+            Dim::HeadSize => config.head_size,
+            Dim::MixRank => config.ranks.mix,
+            Dim::DecayRank => config.ranks.decay,
+            Dim::ARank => config.ranks.a,
+            Dim::VRank => config.ranks.v,
+            Dim::GRank => config.ranks.g,
+            Dim::Five => 5,
+            Dim::FiveMixRanks => config.ranks.mix.saturating_mul(5),
+        }
+    }
+}
+
+/// When a tensor must be in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// Always.
+    Required,
+    /// It may be there.
+    Optional,
+    /// In block 0 and nowhere else.
+    FirstBlock,
+    /// In every block; block 0 may lack it, and never uses it.
+    LaterBlocks,
+    /// Exactly one of this and the official name given.
+    InsteadOf(&'static str),
+}
+
+/// How an official tensor is taken from a stored one. Nothing but [`Take::Rescaled`] computes with the values.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Take {
+    /// As it is.
+    Whole,
+    /// Entry `index` of `of` stacked along a leading axis: stored `[of, ..official]`.
+    Part { index: usize, of: usize },
+    /// The last two axes are swapped in the file.
+    Transposed,
+    /// All axes are flattened into one in the file.
+    Flat,
+    /// Official `[C, P*R]`, stored transposed as `[P*R, C]`; official part p is stored part `order[p]`.
+    TransposedParts(&'static [usize]),
+    /// Official `[P, R, C]`, stored side by side and transposed as `[C, P*R]`; official part p is stored part `order[p]`.
+    JoinedParts(&'static [usize]),
+    /// The values of block i are stored divided by `2^(i / rescale_every)`.
+    Rescaled,
+}
+
+/// Where a layout keeps a tensor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    /// Stored name, `{}` for the block's index.
+    pub(crate) name: &'static str,
+    /// How to take the official tensor out of it.
+    pub(crate) take: Take,
+}
+
+/// Stored under this name, as it is.
+pub(crate) const fn same(name: &'static str) -> Source {
+    Source { name, take: Take::Whole }
+}
+
+/// Stored under this name, to be taken so.
+pub(crate) const fn by(name: &'static str, take: Take) -> Source {
+    Source { name, take }
+}
+
+/// One row of a table.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    /// Official name, `{}` for the block's index.
+    pub(crate) official: &'static str,
+    /// Official shape, axes of length 1 left out.
+    pub(crate) shape: &'static [Dim],
+    /// When it must be there.
+    pub(crate) presence: Presence,
+    /// Sources in the Hugging Face layout (v4 to v6); the first one present counts.
+    pub(crate) hf: &'static [Source],
+    /// Sources in flash-linear-attention's layout (v6, v7).
+    pub(crate) fla: &'static [Source],
+    /// Sources in GGUF (v6, v7).
+    pub(crate) gguf: &'static [Source],
+}
+
+impl Entry {
+    /// Whether the tensor exists once a block.
+    pub(crate) fn in_blocks(&self) -> bool {
+        self.official.contains("{}")
+    }
+
+    /// Where `layout` keeps it.
+    pub(crate) fn sources(&self, layout: Layout) -> Vec<Source> {
+        match layout {
+            Layout::Official => vec![same(self.official)],
+            Layout::HuggingFace => self.hf.to_vec(),
+            Layout::Fla => self.fla.to_vec(),
+            Layout::Gguf => self.gguf.to_vec(),
+        }
+    }
+}
+
+/// The table of a version.
+pub(crate) fn table(version: Version) -> Vec<Entry> {
+    match version {
+        Version::V4 => rwkv4::table(),
+        Version::V5_0 | Version::V5_1 | Version::V5_2 => rwkv5::table(version),
+        Version::V6 => rwkv6::table(),
+        Version::V7 => rwkv7::table(),
+    }
+}
+
+/// Stored names that a layout holds without meaning, to be passed over.
+pub(crate) fn ignored(version: Version, layout: Layout) -> &'static [&'static str] {
+    match (version, layout) {
+        // Block 0 has no value residual; llama.cpp wants copies of a0, a1, a2 in its place.
+        (Version::V7, Layout::Gguf) => {
+            &["blk.0.time_mix_v0.weight", "blk.0.time_mix_v1.weight", "blk.0.time_mix_v2.weight"]
+        }
+        _ => &[],
+    }
+}
+
+/// A name with the block's index filled in.
+pub(crate) fn fill(name: &str, block: usize) -> String {
+    name.replacen("{}", &block.to_string(), 1)
+}
+
+impl Config {
+    /// Official name and shape of every tensor that a checkpoint of these sizes must hold, row by row of the table.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (rows, mut tensors) = (table(self.version), Vec::new());
+        for (at, entry) in rows.iter().enumerate() {
+            let shape: Vec<usize> = entry.shape.iter().map(|dim| dim.length(self)).collect();
+            // Of two names for one thing the first in the table counts.
+            let second = |other| rows[..at].iter().any(|earlier| earlier.official == other);
+            let blocks = match (entry.in_blocks(), entry.presence) {
+                (_, Presence::Optional) => 0..0,
+                (_, Presence::InsteadOf(other)) if second(other) => 0..0,
+                (false, _) | (true, Presence::FirstBlock) => 0..1,
+                (true, Presence::Required | Presence::InsteadOf(_)) => 0..self.layers,
+                (true, Presence::LaterBlocks) => 1..self.layers,
+            };
+            tensors.extend(blocks.map(|block| (fill(entry.official, block), shape.clone())));
+        }
+        tensors
+    }
+}
