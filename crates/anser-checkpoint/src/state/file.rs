@@ -1,0 +1,262 @@
+//! The state file: safetensors, one f32 tensor a slot, and string metadata.
+
+use std::borrow::Cow;
+use std::fs;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256};
+
+use super::{Orientation, Owner, Slot, SlotKind, StateFile, StateHeader};
+use crate::error::Error;
+use crate::raw::MappedFile;
+
+/// Metadata `format`, what tells a state from any other safetensors file.
+const FORMAT: &str = "anser-state";
+
+/// A slot in the metadata; its shape is its tensor's.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SlotEntry {
+    name: String,
+    kind: SlotKind,
+    orientation: Orientation,
+}
+
+impl StateFile {
+    /// Writes the state so that `path` holds either all of it or what it held before, whatever happens in between: into
+    /// a temporary file in the same folder, flushed to disk, then renamed.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the path and the operating system's reason (a full disk, no permission, no such folder).
+    pub fn save(&self, path: &Path) -> Result<(), Error> {
+        write_atomically(path, |out| self.write(out))
+    }
+
+    /// Writes the file's bytes. The same state gives the same bytes.
+    ///
+    /// # Errors
+    /// As `out`'s; [`io::ErrorKind::InvalidInput`] when a slot's values do not fill its shape.
+    pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        let mut hash = Sha256::new();
+        let (mut header, mut slots, mut end) = (Map::new(), Vec::new(), 0);
+        for (slot, values) in &self.slots {
+            if values.len() != slot.elements() {
+                let problem =
+                    format!("slot {slot} holds {} values, its shape asks for {}", values.len(), slot.elements());
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
+            }
+            let start = end;
+            end += 4 * values.len();
+            let (name, orientation) = (slot.to_string(), slot.orientation.clone());
+            header.insert(name.clone(), json!({ "dtype": "F32", "shape": slot.shape, "data_offsets": [start, end] }));
+            slots.push(SlotEntry { name, kind: slot.kind, orientation });
+            values.iter().for_each(|v| hash.update(v.to_le_bytes()));
+        }
+        let metadata = json!({
+            "format": FORMAT,
+            "format_version": self.header.format_version.to_string(),
+            "architecture": self.header.architecture,
+            "fingerprint": self.header.fingerprint,
+            "tokens": self.header.tokens.to_string(),
+            "last_tokens": serde_json::to_string(&self.header.last_tokens)?,
+            "created_by": self.header.created_by,
+            "checksum": hex(&hash.finalize()),
+            "slots": serde_json::to_string(&slots)?,
+        });
+        header.insert("__metadata__".to_string(), metadata);
+        let mut header = serde_json::to_vec(&Value::Object(header))?;
+        header.resize(header.len().next_multiple_of(8), b' '); // tensors start aligned
+        out.write_all(&(header.len() as u64).to_le_bytes())?;
+        out.write_all(&header)?;
+        for (_, values) in &self.slots {
+            for value in values {
+                out.write_all(&value.to_le_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a state file. Whether it fits a model is [`StateFile::check`]'s question; values that are not finite are
+    /// read as they are and shown by [`StateFile::summary`].
+    ///
+    /// # Errors
+    /// [`Error::Io`]; [`Error::Malformed`] for anything but a whole, undamaged state file; [`Error::Unsupported`] for a
+    /// format version of the future and for states in PyTorch files, which are converted
+    /// ([`StateFile::from_time_state`]); [`Error::Dtype`] for slots that are not f32.
+    pub fn load(path: &Path) -> Result<StateFile, Error> {
+        let file = MappedFile::open(path)?;
+        let bytes = file.bytes();
+        if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+            let hint = "convert it once: a .pth with time_state tensors has no header and must be told its model";
+            let what = "a PyTorch file as a state".to_string();
+            return Err(Error::Unsupported { file: path.to_path_buf(), what, hint: hint.to_string() });
+        }
+        let bad = |what: String| file.malformed(what);
+        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| bad(format!("no safetensors header: {e}")))?;
+        let Some(metadata) = header.metadata().as_ref().filter(|m| m.get("format").is_some_and(|f| f == FORMAT)) else {
+            return Err(bad(format!(
+                "expected a state file (metadata format = {FORMAT}), found other safetensors data"
+            )));
+        };
+        let field = |name: &str| {
+            metadata.get(name).ok_or_else(|| bad(format!("metadata `{name}` is missing from the state's header")))
+        };
+        let number = |name: &str| -> Result<u64, Error> {
+            let text = field(name)?;
+            text.parse().map_err(|_| bad(format!("metadata `{name}` is {text:?}, expected a whole number")))
+        };
+        let format_version = number("format_version")?;
+        if format_version != StateHeader::FORMAT_VERSION as u64 {
+            let what = format!("state format version {format_version} (versions up to 1 are read)");
+            let hint = "use the release of anser that wrote it, or a newer one".to_string();
+            return Err(Error::Unsupported { file: path.to_path_buf(), what, hint });
+        }
+        let json_error = |name: &str, e: serde_json::Error| bad(format!("metadata `{name}`: {e}"));
+        let entries: Vec<SlotEntry> = serde_json::from_str(field("slots")?).map_err(|e| json_error("slots", e))?;
+        let last_tokens = match metadata.get("last_tokens") {
+            Some(text) => serde_json::from_str(text).map_err(|e| json_error("last_tokens", e))?,
+            None => Vec::new(),
+        };
+        let state_header = StateHeader {
+            format_version: StateHeader::FORMAT_VERSION,
+            fingerprint: field("fingerprint")?.clone(),
+            architecture: field("architecture")?.clone(),
+            tokens: number("tokens")?,
+            last_tokens,
+            created_by: metadata.get("created_by").cloned().unwrap_or_default(),
+        };
+
+        let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(format!("damaged or cut off: {e}")))?;
+        if tensors.len() != entries.len() {
+            return Err(bad(format!(
+                "the header lists {} slots, the file holds {} tensors",
+                entries.len(),
+                tensors.len()
+            )));
+        }
+        let (mut hash, mut slots) = (Sha256::new(), Vec::with_capacity(entries.len()));
+        let mut names = std::collections::HashSet::with_capacity(entries.len());
+        for entry in entries {
+            if !names.insert(entry.name.clone()) {
+                return Err(bad(format!("slot `{}` is listed twice", entry.name)));
+            }
+            let tensor =
+                tensors.tensor(&entry.name).map_err(|_| bad(format!("slot `{}` has no tensor", entry.name)))?;
+            if tensor.dtype() != Dtype::F32 {
+                let (file, found) = (path.to_path_buf(), format!("{:?}", tensor.dtype()));
+                return Err(Error::Dtype { file, tensor: entry.name, expected: "F32", found });
+            }
+            let Some((owner, name)) = parse_name(&entry.name) else {
+                return Err(bad(format!("slot `{}`: expected layers.<number>.<name> or model.<name>", entry.name)));
+            };
+            let (kind, orientation) = (entry.kind, entry.orientation);
+            let slot = Slot { owner, name: Cow::Owned(name), shape: tensor.shape().to_vec(), kind, orientation };
+            check_axes(&slot).map_err(|what| bad(format!("slot `{}`: {what}", entry.name)))?;
+            hash.update(tensor.data());
+            let values = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+            slots.push((slot, values.collect()));
+        }
+        let checksum = hex(&hash.finalize());
+        if metadata.get("checksum").is_some_and(|stated| *stated != checksum) {
+            return Err(bad(
+                "the slots' bytes do not match the checksum in the header: the file is damaged".to_string()
+            ));
+        }
+        Ok(StateFile { header: state_header, slots })
+    }
+}
+
+/// `layers.3.wkv` or `model.count`.
+fn parse_name(full: &str) -> Option<(Owner, String)> {
+    let (owner, name) = match full.strip_prefix("layers.") {
+        Some(rest) => {
+            let (layer, name) = rest.split_once('.')?;
+            let number: usize = layer.parse().ok()?;
+            // `+3` and `03` are other spellings of the same layer: one name a slot.
+            (number.to_string() == layer).then_some((Owner::Layer(number), name))?
+        }
+        None => (Owner::Model, full.strip_prefix("model.")?),
+    };
+    (!name.is_empty()).then(|| (owner, name.to_string()))
+}
+
+/// Whether a slot's shape has the axes that its kind and orientation speak of.
+fn check_axes(slot: &Slot) -> Result<(), String> {
+    let axes = match &slot.orientation {
+        Orientation::Vector => 1,
+        Orientation::Rows(_) => 2,
+        Orientation::KeyValue | Orientation::ValueKey => 3,
+    };
+    let leading = match slot.kind {
+        SlotKind::Ring { .. } | SlotKind::Growing => 1,
+        SlotKind::Fixed | SlotKind::Counter => 0,
+    };
+    if slot.shape.len() != axes + leading {
+        return Err(format!("shape {:?}, expected {} axes", slot.shape, axes + leading));
+    }
+    if let Orientation::Rows(names) = &slot.orientation
+        && names.split(',').count() != slot.shape[leading]
+    {
+        return Err(format!("shape {:?} does not have the rows {names}", slot.shape));
+    }
+    match slot.kind {
+        SlotKind::Ring { position } if position >= slot.shape[0].max(1) => {
+            Err(format!("ring position {position} of {}", slot.shape[0]))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Replaces or makes the file `path` by what `write` writes, wholly or not at all: a temporary file in the same folder,
+/// flushed to disk and renamed over `path`, or removed when anything fails.
+pub(crate) fn write_atomically(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<&mut fs::File>) -> io::Result<()>,
+) -> Result<(), Error> {
+    let io_error = |source| Error::Io { file: path.to_path_buf(), source };
+    // Through a link to the file it names: renaming would replace the link.
+    let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    if fs::metadata(&target).is_ok_and(|m| !m.is_file()) {
+        let problem = "exists and is not an ordinary file";
+        return Err(io_error(io::Error::new(io::ErrorKind::InvalidInput, problem)));
+    }
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".anser-").suffix(".part");
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666)); // less the umask, as any new file
+    }
+    let mut file = builder.tempfile_in(folder).map_err(|e| io_error(without_path(e)))?;
+    let mut out = BufWriter::new(file.as_file_mut());
+    write(&mut out).and_then(|()| out.flush()).map_err(io_error)?;
+    drop(out);
+    file.as_file().sync_all().map_err(io_error)?;
+    file.persist(&target).map_err(|e| io_error(e.error))?;
+    #[cfg(unix)]
+    if let Ok(folder) = fs::File::open(folder) {
+        // The new name is safe only once the folder is; some file systems cannot, and the data is safe already.
+        let _ = folder.sync_all();
+    }
+    Ok(())
+}
+
+/// The operating system's reason without the temporary file's name, which says nothing to the reader.
+fn without_path(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.kind().to_string()),
+    }
+}
