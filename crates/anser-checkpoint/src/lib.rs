@@ -12,14 +12,15 @@
 mod checkpoint;
 mod config;
 mod error;
+mod folder;
 mod gguf;
 mod layout;
 mod names;
 mod open;
 mod pth_writer;
-mod pth_writer;
+mod pth;
 mod raw;
-pub mod state;
+mod safetensors;
 pub mod state;
 mod tensor;
 
