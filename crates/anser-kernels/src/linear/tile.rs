@@ -1,0 +1,184 @@
+//! Products with many rows of x (prefill, batches): bound by arithmetic.
+//!
+//! A register tile of some rows by one or two panels runs over a block of columns. The block of a panel stays in the
+//! first-level cache while all rows pass by; 16-bit weights are widened once for all of them. The rows' block of columns
+//! is copied together first, so that it fills the second-level cache evenly whatever the width of x.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+
+use super::lanes::{Bf16, F16, Format, Lanes, load, store};
+use super::region::{Piece, finish};
+use super::{BLOCK, Epilogue, PANEL, Storage};
+use crate::simd::{Level, dispatch};
+
+/// The most rows of a piece: with a block of columns each, half of a second-level cache of 512 KiB.
+pub(super) const CHUNK: usize = 252;
+
+/// Panels of the widest tile.
+const WIDEST: usize = 2;
+
+/// A cache line of f32.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "used through a pointer")] [f32; PANEL]);
+
+thread_local! {
+    /// `CHUNK` rows of x, then `WIDEST` widened panels, a block of columns each.
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+dispatch! {
+    fn tiles_at(piece: &Piece, scratch: &mut [Line]) = tiles_body;
+}
+
+/// Computes a piece of at most [`CHUNK`] rows.
+///
+/// # Safety
+/// The piece's pointers are valid for its shape, and nobody else touches its part of y.
+pub(super) unsafe fn tiles(level: Level, piece: &Piece) {
+    debug_assert!(piece.rows <= CHUNK);
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize((CHUNK + WIDEST * PANEL) * BLOCK / PANEL, Line([0.0; PANEL]));
+        tiles_at(level, piece, scratch);
+    });
+}
+
+#[inline(always)]
+fn tiles_body<I: Lanes>(piece: &Piece, scratch: &mut [Line]) {
+    let scratch = scratch.as_mut_ptr().cast();
+    // SAFETY: the only caller promises what `tiles` asks for, and `dispatch!` checked the instruction set.
+    unsafe {
+        // The tile that fills the registers: 12 accumulators of 16 on AVX2, 24 of 32 on AVX-512.
+        match I::LEVEL {
+            Level::Avx512 => blocks::<I, 12, 2>(piece, scratch),
+            Level::Avx2 => blocks::<I, 6, 1>(piece, scratch),
+            Level::Portable => blocks::<I, 4, 1>(piece, scratch),
+        }
+    }
+    finish::<I>(piece);
+}
+
+/// Block of columns by block of columns, all rows and panels of the piece.
+#[inline(always)]
+unsafe fn blocks<I: Lanes, const R: usize, const P: usize>(piece: &Piece, scratch: *mut f32) {
+    let column = PANEL * piece.storage.bytes();
+    let panel_bytes = piece.cols * column;
+    // SAFETY: the scratch holds CHUNK + WIDEST * PANEL blocks; the rest is the contract of `tiles`.
+    unsafe {
+        let wide = scratch.add(CHUNK * BLOCK);
+        for start in (0..piece.cols).step_by(BLOCK) {
+            let length = (piece.cols - start).min(BLOCK);
+            for row in 0..piece.rows {
+                let from = piece.x.add(row * piece.cols + start);
+                std::ptr::copy_nonoverlapping(from, scratch.add(row * BLOCK), length);
+            }
+            let mut panel = piece.panels.start;
+            while panel < piece.panels.end {
+                // An odd last panel is computed twice rather than by a tile of its own.
+                let w: [*const f32; P] = std::array::from_fn(|p| {
+                    let panel = (panel + p).min(piece.panels.end - 1);
+                    let from = piece.w.add(panel * panel_bytes + start * column);
+                    let wide = wide.add(p * BLOCK * PANEL);
+                    match piece.storage {
+                        Storage::F32 => from.cast(),
+                        Storage::Bf16 => widen::<I, Bf16>(from, length, wide),
+                        Storage::F16 => widen::<I, F16>(from, length, wide),
+                    }
+                });
+                rows::<I, R, P>(piece, scratch, w, panel, start, length);
+                panel += P;
+            }
+        }
+    }
+}
+
+/// Widens a block of a panel to f32; returns where to.
+#[inline(always)]
+unsafe fn widen<I: Lanes, F: Format>(from: *const u8, length: usize, to: *mut f32) -> *const f32 {
+    for k in 0..length {
+        // SAFETY: by the contract of `tiles`; `to` has room for a block.
+        unsafe { I::store(F::load::<I>(from.add(k * PANEL * F::BYTES)), to.add(k * PANEL)) };
+    }
+    to
+}
+
+/// All rows times one block of `P` panels.
+#[inline(always)]
+unsafe fn rows<I: Lanes, const R: usize, const P: usize>(
+    piece: &Piece,
+    x: *const f32,
+    w: [*const f32; P],
+    panel: usize,
+    start: usize,
+    length: usize,
+) {
+    let column = PANEL * piece.storage.bytes();
+    let panel_bytes = piece.cols * column;
+    let add = start > 0 || piece.then == Epilogue::Add;
+    let end = piece.outputs.min(piece.panels.end * PANEL);
+    let width = (end - panel * PANEL).min(P * PANEL);
+    let outputs = piece.outputs;
+    // The block that comes next is fetched a little with every tile.
+    let next = piece.w.wrapping_add((panel + P) * panel_bytes + start * column);
+    let lines = (length * column).div_ceil(64);
+    let share = lines.div_ceil(piece.rows.div_ceil(R));
+    let (mut row, mut fetched) = (0, 0);
+    while row < piece.rows {
+        // SAFETY: by the contract of `tiles`: the block of columns is within the panel, the rows within x and y.
+        unsafe {
+            for line in fetched..lines.min(fetched + share) {
+                for p in 0..P {
+                    I::prefetch(next.wrapping_add(p * panel_bytes + line * 64));
+                }
+            }
+            let x = x.add(row * BLOCK);
+            let y = piece.y.add(row * outputs + panel * PANEL);
+            row += match piece.rows - row {
+                left if left >= R => tile::<I, R, P>(x, w, length, y, outputs, width, add),
+                left if left >= 4 => tile::<I, 4, P>(x, w, length, y, outputs, width, add),
+                left if left >= 2 => tile::<I, 2, P>(x, w, length, y, outputs, width, add),
+                _ => tile::<I, 1, P>(x, w, length, y, outputs, width, add),
+            };
+        }
+        fetched += share;
+    }
+}
+
+/// `R` rows of x times a block of `P` panels: one chain of multiply-adds for each element. Returns `R`.
+#[inline(always)]
+unsafe fn tile<I: Lanes, const R: usize, const P: usize>(
+    x: *const f32,
+    w: [*const f32; P],
+    length: usize,
+    y: *mut f32,
+    outputs: usize,
+    width: usize,
+    add: bool,
+) -> usize {
+    // SAFETY: by the contract of `tiles`.
+    unsafe {
+        for r in 0..R {
+            I::prefetch(y.wrapping_add(r * outputs).cast());
+        }
+        let mut sum = [[I::zero(); P]; R];
+        for k in 0..length {
+            let weights = w.map(|w| I::load_f32(w.add(k * PANEL).cast()));
+            for r in 0..R {
+                let value = I::splat(*x.add(r * BLOCK + k));
+                for p in 0..P {
+                    sum[r][p] = I::multiply_add(weights[p], value, sum[r][p]);
+                }
+            }
+        }
+        for r in 0..R {
+            for p in 0..P {
+                let y = y.add(r * outputs + p * PANEL);
+                let width = width.saturating_sub(p * PANEL).min(PANEL);
+                let total = if add { I::add(load::<I>(y, width), sum[r][p]) } else { sum[r][p] };
+                store::<I>(total, y, width);
+            }
+        }
+    }
+    R
+}
