@@ -4,7 +4,8 @@
 //! and a polynomial for `e^r`; everything else rests on it. All are branch-free, so that the compiler vectorises them.
 //!
 //! Numerics: errors against f64 are below 1.5 ulp for [`exp`] (subnormal results included) and below 3 ulp for
-//! the others ([`silu`] and [`softplus`] where the result is normal). NaN stays NaN, infinities give the limits.
+//! the others ([`silu`] and [`softplus`] where the result exceeds 2e-36 in magnitude). NaN stays NaN, infinities give
+//! the limits.
 //! Polynomial coefficients are our own minimax fits.
 
 use crate::simd::{Isa, dispatch, level};

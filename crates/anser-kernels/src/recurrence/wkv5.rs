@@ -180,6 +180,9 @@ pub unsafe fn scan_units(
     for unit in units {
         let (h, s) = split_unit(unit, cu_seqlens);
         let span = Span::new(heads, h, cu_seqlens[s]..cu_seqlens[s + 1]);
+        if span.tokens == 0 {
+            continue;
+        }
         let channels = h * n..(h + 1) * n;
         let x = Operands {
             r: x.r,

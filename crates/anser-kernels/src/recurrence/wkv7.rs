@@ -168,6 +168,9 @@ pub unsafe fn scan_units(
     for unit in units {
         let (h, s) = split_unit(unit, cu_seqlens);
         let span = Span::new(heads, h, cu_seqlens[s]..cu_seqlens[s + 1]);
+        if span.tokens == 0 {
+            continue;
+        }
         // SAFETY: this head's matrix is ours by this function's contract.
         let state = unsafe { states[s].range(h * matrix..(h + 1) * matrix) };
         head(level, span, x, state, y);

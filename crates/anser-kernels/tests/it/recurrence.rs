@@ -223,7 +223,8 @@ fn check_golden(case: &Case, y: &[f32], states: Option<&[f32]>) {
         }
     };
     let (exact_y, exact_states) = case.reference::<f64>();
-    check("f64 reference", &(narrow(&exact_y), exact_states.iter().map(|s| narrow(s)).collect()), 2e-7);
+    // Even in f64 the decay was rounded to f32, and its error adds up over the tokens.
+    check("f64 reference", &(narrow(&exact_y), exact_states.iter().map(|s| narrow(s)).collect()), 1e-6);
     check("f32 reference", &case.reference::<f32>(), 2e-6);
     for &level in Level::available() {
         check(&format!("{level}"), &with_level(level, || case.scan(&Pool::new(2))), 2e-6);
