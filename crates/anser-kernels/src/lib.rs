@@ -8,4 +8,5 @@ pub mod linear;
 pub mod norm;
 pub mod pool;
 pub mod recurrence;
+pub mod rows;
 pub mod simd;
