@@ -215,7 +215,7 @@ def main():
     write("rwkv6_legacy", "rwkv6", v6, rwkv6(v6, 1, fused=True), legacy, Q.F16, rescale=1)
     write("rwkv7_f32", "rwkv7", v7, rwkv7(v7), [Q.F32], Q.F32)
     write("rwkv7_f16", "rwkv7", v7, rwkv7(v7), [Q.F16], Q.F16)
-    write("rwkv7_bf16_n64", "rwkv7", v7n64, rwkv7(v7n64), [Q.BF16], Q.F16)
+    write("rwkv7_bf16_n64", "rwkv7", v7n64, rwkv7(v7n64), [Q.BF16], Q.F32)
     write("rwkv7_q8_0", "rwkv7", v7, rwkv7(v7), [Q.Q8_0], Q.F16)
     rng = np.random.default_rng(20)
     vk = random_v7(rng, layers=2, width=256, vocab=64, ffn=256, head=64, rank=8)

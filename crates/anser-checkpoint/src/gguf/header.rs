@@ -68,8 +68,8 @@ pub(super) enum Value {
     Signed(i64),
     /// Types f32, f64.
     Float(f64),
-    /// Type bool.
-    Bool(bool),
+    /// Type bool; no key that is read has it.
+    Bool,
     /// Bytes of a string, not necessarily UTF-8.
     String(Range<usize>),
     /// An array, elements unread.
@@ -82,7 +82,7 @@ impl Value {
         match self {
             Value::Unsigned(_) | Value::Signed(_) => "a whole number",
             Value::Float(_) => "a floating-point number",
-            Value::Bool(_) => "a truth value",
+            Value::Bool => "a truth value",
             Value::String(_) => "a string",
             Value::Array(_) => "an array",
         }
@@ -347,7 +347,10 @@ impl Cursor<'_> {
             4 => Value::Unsigned(self.u32(key)?.into()),
             5 => Value::Signed(i32::from_le_bytes(self.array(key)?).into()),
             6 => Value::Float(f32::from_le_bytes(self.array(key)?).into()),
-            7 => Value::Bool(self.array::<1>(key)?[0] != 0),
+            7 => {
+                self.take(1, key)?;
+                Value::Bool
+            }
             STRING => Value::String(self.string(key)?),
             ARRAY => Value::Array(self.skip_array(key, 0)?),
             10 => Value::Unsigned(self.u64(key)?),

@@ -36,7 +36,7 @@ pub(crate) fn read(file: Arc<MappedFile>) -> Result<RawModel, Error> {
         head_size: model.width(architecture, "wkv.head_size")?,
         layer_norm_eps: model.layer_norm_eps(architecture)?,
         rescale_every: model.width(architecture, "rescale_every_n_layers")?.unwrap_or(0),
-        tokenizer: Some(model.tokenizer()),
+        tokenizer: model.tokenizer(),
         chat_template: header.string(file.bytes(), "tokenizer.chat_template").map(str::to_string),
         ..Hints::default()
     };
@@ -142,22 +142,22 @@ impl Model<'_> {
         }
     }
 
-    /// Told from a few entries, so that 65536 strings are not read at every start.
-    fn tokenizer(&self) -> TokenizerHint {
+    /// Told from a few entries, so that 65536 strings are not read at every start. `None` if the file has no vocabulary.
+    fn tokenizer(&self) -> Option<TokenizerHint> {
         let bytes = self.file.bytes();
-        let (Some("rwkv"), Some(tokens)) =
-            (self.header.string(bytes, "tokenizer.ggml.model"), self.header.array("tokenizer.ggml.tokens"))
-        else {
-            return TokenizerHint::Unknown;
-        };
+        let kind = self.header.string(bytes, "tokenizer.ggml.model")?;
+        let tokens = self.header.array("tokenizer.ggml.tokens")?;
+        if kind != "rwkv" {
+            return Some(TokenizerHint::Unknown);
+        }
         if tokens.count() == 256 {
-            return TokenizerHint::Byte;
+            return Some(TokenizerHint::Byte);
         }
         // World: ids 1..=256 are the single bytes, and 261 is the empty line.
         let mut single = tokens.strings(bytes).skip(1);
         let world = (0..=255).all(|byte| single.next().and_then(unescape).as_deref() == Some(&[byte]))
             && single.nth(4).and_then(unescape).as_deref() == Some(b"\n\n");
-        if world { TokenizerHint::World } else { TokenizerHint::Unknown }
+        Some(if world { TokenizerHint::World } else { TokenizerHint::Unknown })
     }
 }
 
