@@ -11,7 +11,9 @@ pub enum Error {
     Checkpoint(#[from] anser_checkpoint::Error),
 
     /// A weight is NaN or infinite.
-    #[error("{path}: tensor {tensor} holds {value} in row {row}: the weights are damaged, or were saved after training had diverged")]
+    #[error(
+        "{path}: tensor {tensor} holds {value} in row {row}: the weights are damaged, or were saved after training had diverged"
+    )]
     NonFiniteWeight {
         /// The checkpoint.
         path: PathBuf,
@@ -39,7 +41,9 @@ pub enum Error {
     },
 
     /// A token id is not in the model's vocabulary.
-    #[error("token {token} at position {position} is outside the model's vocabulary of {vocab}: is this the model's tokenizer?")]
+    #[error(
+        "token {token} at position {position} is outside the model's vocabulary of {vocab}: is this the model's tokenizer?"
+    )]
     TokenOutOfRange {
         /// The token id.
         token: u32,
@@ -61,7 +65,9 @@ pub enum Error {
     },
 
     /// A state was made for a model of other shapes.
-    #[error("sequence {sequence}: the state belongs to a model of other shapes: this model needs {expected} numbers, the state holds {found}")]
+    #[error(
+        "sequence {sequence}: the state belongs to a model of other shapes: this model needs {expected} numbers, the state holds {found}"
+    )]
     ForeignState {
         /// Index of the sequence in the batch.
         sequence: usize,
@@ -87,7 +93,9 @@ pub enum Error {
     },
 
     /// The distribution over the next token cannot be formed.
-    #[error("the logits hold no finite maximum (NaN, or every token is banned): run with --check-numerics to see which layer is the first")]
+    #[error(
+        "the logits hold no finite maximum (NaN, or every token is banned): run with --check-numerics to see which layer is the first"
+    )]
     NonFiniteLogits,
 
     /// A sampling option is out of its range.

@@ -97,7 +97,10 @@ impl State {
     pub fn to_file(&self, fingerprint: &str) -> StateFile {
         let header = StateHeader::new(fingerprint, &self.layout.architecture, self.tokens);
         let slots = self.layout.slots.iter().zip(&self.layout.ranges);
-        StateFile { header, slots: slots.map(|(slot, range)| (slot.clone(), self.data[range.clone()].to_vec())).collect() }
+        StateFile {
+            header,
+            slots: slots.map(|(slot, range)| (slot.clone(), self.data[range.clone()].to_vec())).collect(),
+        }
     }
 
     /// Replaces this state by a file's, which must have been checked against the model

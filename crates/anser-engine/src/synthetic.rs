@@ -136,9 +136,9 @@ impl Source for Synthetic {
         };
         let Grid { centre, half, exponent } = self.grid(name, shape);
         let (unit, span) = (2f32.powi(-exponent), (2 * half + 1) as u64);
-        let mut random = name.bytes().fold(self.seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-            (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3)
-        });
+        let mut random = name
+            .bytes()
+            .fold(self.seed ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ byte as u64).wrapping_mul(0x100_0000_01b3));
         let elements: usize = shape.iter().product();
         let mut data = Vec::with_capacity(elements * Dtype::Bf16.bytes());
         for _ in 0..elements {

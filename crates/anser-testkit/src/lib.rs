@@ -84,7 +84,8 @@ impl Golden {
 
     /// An integer tensor's values as token ids.
     pub fn tokens(&self, tensor: &str) -> Vec<u32> {
-        let (_, values) = self.integers.get(tensor).unwrap_or_else(|| panic!("{}: no integer tensor {tensor}", self.name));
+        let (_, values) =
+            self.integers.get(tensor).unwrap_or_else(|| panic!("{}: no integer tensor {tensor}", self.name));
         values.iter().map(|&x| u32::try_from(x).expect("token ids are small and non-negative")).collect()
     }
 

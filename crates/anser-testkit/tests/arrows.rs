@@ -33,10 +33,8 @@ fn dependencies(manifest: &str) -> BTreeSet<String> {
 #[test]
 fn dependencies_follow_the_arrows() {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let mut folders: Vec<String> = std::fs::read_dir(&crates)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .collect();
+    let mut folders: Vec<String> =
+        std::fs::read_dir(&crates).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     folders.sort();
     let mut known: Vec<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
     known.sort();

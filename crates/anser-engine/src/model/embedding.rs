@@ -39,13 +39,7 @@ impl Embedding {
     /// # Errors
     /// [`Error::NonFiniteWeight`]: rows are checked as they are used, since reading the whole table at load would touch
     /// memory that most runs never need.
-    pub(super) fn look_up(
-        &self,
-        arena: &mut Arena,
-        tokens: &[u32],
-        ln0: &Norm,
-        x: &mut [f32],
-    ) -> Result<(), Error> {
+    pub(super) fn look_up(&self, arena: &mut Arena, tokens: &[u32], ln0: &Norm, x: &mut [f32]) -> Result<(), Error> {
         let mapped;
         let table = match &self.copy {
             Some(table) => table,

@@ -9,8 +9,8 @@ use anser_kernels::norm::layer_norm;
 use anser_kernels::pool::Pool;
 
 use super::{LoadOptions, Source};
-use crate::state::{Layout, State, WKV};
 use crate::Error;
+use crate::state::{Layout, State, WKV};
 
 /// Reads tensors by their official names.
 pub(super) struct Loader<'a> {

@@ -177,7 +177,11 @@ impl<B: Block> Rwkv<B> {
             return fail("number of borders (one more than states)", states.len() + 1, borders.len());
         }
         if borders[0] != 0 || borders[states.len()] != batch.tokens.len() {
-            return fail("last border (the number of tokens; the first is 0)", batch.tokens.len(), borders[states.len()]);
+            return fail(
+                "last border (the number of tokens; the first is 0)",
+                batch.tokens.len(),
+                borders[states.len()],
+            );
         }
         if let Some(pair) = borders.windows(2).find(|pair| pair[0] > pair[1]) {
             return fail("a border lies before the one it follows", pair[0], pair[1]);
@@ -308,7 +312,11 @@ pub fn prefill(
     progress: &mut dyn FnMut(usize),
 ) -> Result<(), Error> {
     if prompts.len() != states.len() {
-        return Err(Error::Batch { what: "number of states (one a prompt)", expected: prompts.len(), found: states.len() });
+        return Err(Error::Batch {
+            what: "number of states (one a prompt)",
+            expected: prompts.len(),
+            found: states.len(),
+        });
     }
     if prompts.iter().any(|prompt| prompt.is_empty()) {
         return Err(Error::EmptyPrompt);

@@ -66,7 +66,8 @@ impl<'a, 's> Pass<'a, 's> {
 
     /// LayerNorm of every row of `x`.
     pub(super) fn norm(&self, norm: &Norm, x: &[f32], out: &mut [f32]) {
-        for_rows(self.pool, self.rows, [out], |row, [out]| norm.apply(&x[row * self.width..(row + 1) * self.width], out));
+        let width = self.width;
+        for_rows(self.pool, self.rows, [out], |row, [out]| norm.apply(&x[row * width..(row + 1) * width], out));
     }
 
     /// The previous token's vector for every row of `x` `[rows, C]`: the row above, or what `slot` remembers of the

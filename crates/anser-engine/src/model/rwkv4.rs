@@ -73,7 +73,7 @@ impl super::Block for Block {
             ],
         );
         let inputs = wkv4::Inputs { k, v };
-        wkv4::scan(pass.pool, pass.cu_seqlens, &self.log_decay, &self.bonus, &inputs, &mut pass.slots(WKV), y);
+        wkv4::scan(pass.pool, pass.cu_seqlens, &inputs, &self.log_decay, &self.bonus, &mut pass.slots(WKV), y);
         for (y, r) in y.iter_mut().zip(r) {
             *y *= *r;
         }

@@ -9,7 +9,7 @@
 
 use anser_kernels::linear::{Epilogue, Matrix, Product, products};
 use anser_kernels::norm::group_norm;
-use anser_kernels::recurrence::{Heads, wkv5};
+use anser_kernels::recurrence::{Heads, Parameter, wkv5};
 use anser_kernels::rows::for_rows;
 use smallvec::smallvec;
 
@@ -27,9 +27,9 @@ pub(super) struct Block {
     norm: Norm,
     /// Token shift of k, v, r, each `[C]`.
     mix: [Vec<f32>; 3],
-    /// `[H]` or `[H, N]`, in (0, 1).
+    /// `[H, N]`, in (0, 1).
     decay: Vec<f32>,
-    /// `[H]` or `[H, N]`.
+    /// `[H, N]`
     bonus: Vec<f32>,
     key: Matrix,
     value: Matrix,
@@ -53,10 +53,15 @@ impl super::Block for Block {
         let att = format!("blocks.{layer}.att");
         let vector = |name: &str| loader.vector(&format!("{att}.{name}"));
         let matrix = |name: &str| loader.matrix(&format!("{att}.{name}.weight"));
+        // One number a head is the same number for each of its channels.
+        let per_channel = |values: Vec<f32>, f: fn(f32) -> f32| -> Vec<f32> {
+            let repeats = config.width / values.len();
+            values.into_iter().flat_map(|x| std::iter::repeat_n(f(x), repeats)).collect()
+        };
         let bonus = if loader.has(&format!("{att}.time_first")) {
-            vector("time_first")?.into_iter().map(f32::exp).collect()
+            per_channel(vector("time_first")?, f32::exp)
         } else {
-            vector("time_faaaa")?
+            per_channel(vector("time_faaaa")?, |u| u)
         };
         let gate = if loader.has(&format!("{att}.gate.weight")) {
             Some(Gate { mix: vector("time_mix_g")?, weight: matrix("gate")? })
@@ -68,7 +73,7 @@ impl super::Block for Block {
             group_norm_eps: config.group_norm_eps,
             norm: loader.norm(&format!("blocks.{layer}.ln1"))?,
             mix: [vector("time_mix_k")?, vector("time_mix_v")?, vector("time_mix_r")?],
-            decay: vector("time_decay")?.into_iter().map(|d| (-d.exp()).exp()).collect(),
+            decay: per_channel(vector("time_decay")?, |d| (-d.exp()).exp()),
             bonus,
             key: matrix("key")?,
             value: matrix("value")?,
@@ -84,8 +89,7 @@ impl super::Block for Block {
     fn time_mix(&self, pass: &mut Pass<'_, '_>, arena: &mut Arena, x: &mut [f32]) {
         let (rows, len) = (pass.rows, x.len());
         let gated = if self.gate.is_some() { len } else { 0 };
-        let [normed, xk, xv, xr, xg, k, v, r, g, y] =
-            arena.cut([len, len, len, len, gated, len, len, len, gated, len]);
+        let [normed, xk, xv, xr, xg, k, v, r, g, y] = arena.cut([len, len, len, len, gated, len, len, len, gated, len]);
         pass.norm(&self.norm, x, normed);
         let shifted = pass.shifted(normed, ATT_SHIFT);
         for_rows(pass.pool, rows, [&mut *xk, xv, xr, xg], |row, [xk, xv, xr, xg]| {
@@ -110,13 +114,14 @@ impl super::Block for Block {
         products(pass.pool, &mut projections);
         drop(projections);
 
-        let (decay, bonus) = (self.per_head_or_channel(&self.decay), self.per_head_or_channel(&self.bonus));
+        let (decay, bonus) = (Parameter::PerChannel(&self.decay), Parameter::PerChannel(&self.bonus));
         let inputs = wkv5::Inputs { r, k, v };
-        wkv5::scan(pass.pool, self.heads, pass.cu_seqlens, decay, bonus, &inputs, &mut pass.slots(WKV), y);
+        wkv5::scan(pass.pool, self.heads, pass.cu_seqlens, &inputs, decay, bonus, &mut pass.slots(WKV), y);
         for_rows(pass.pool, rows, [&mut *y], |row, [y]| {
             group_norm(y, self.heads.heads, &self.ln_x_weight, &self.ln_x_bias, self.group_norm_eps);
             if self.gate.is_some() {
-                for (y, g) in y.iter_mut().zip(&g[row * y.len()..]) {
+                let g = &g[row * y.len()..];
+                for (y, g) in y.iter_mut().zip(g) {
                     *y *= g;
                 }
             }
@@ -126,11 +131,5 @@ impl super::Block for Block {
 
     fn channel_mix(&self, pass: &mut Pass<'_, '_>, arena: &mut Arena, x: &mut [f32]) {
         self.channel_mix.forward(pass, arena, x);
-    }
-}
-
-impl Block {
-    fn per_head_or_channel<'a>(&self, values: &'a [f32]) -> wkv5::Rate<'a, f32> {
-        if values.len() == self.heads.heads { wkv5::Rate::PerHead(values) } else { wkv5::Rate::PerChannel(values) }
     }
 }

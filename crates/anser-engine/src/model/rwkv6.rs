@@ -98,9 +98,8 @@ impl super::Block for Block {
     fn time_mix(&self, pass: &mut Pass<'_, '_>, arena: &mut Arena, x: &mut [f32]) {
         let (rows, len) = (pass.rows, x.len());
         let (mix_rank, decay_rank) = (rows * self.parts[0].down.rows(), rows * self.decay_down.rows());
-        let [normed, xx, xw, xk, xv, xr, xg, w, k, v, r, g, y, low, wd] = arena.cut([
-            len, len, len, len, len, len, len, len, len, len, len, len, len, PARTS * mix_rank, decay_rank,
-        ]);
+        let [normed, xx, xw, xk, xv, xr, xg, w, k, v, r, g, y, low, wd] =
+            arena.cut([len, len, len, len, len, len, len, len, len, len, len, len, len, PARTS * mix_rank, decay_rank]);
         pass.norm(&self.norm, x, normed);
         let shifted = pass.shifted(normed, ATT_SHIFT);
         for_rows(pass.pool, rows, [&mut *xx], |row, [xx]| {
@@ -152,10 +151,11 @@ impl super::Block for Block {
             exp(w);
         });
         let inputs = wkv6::Inputs { r, decay: w, k, v };
-        wkv6::scan(pass.pool, self.heads, pass.cu_seqlens, &self.bonus, &inputs, &mut pass.slots(WKV), y);
+        wkv6::scan(pass.pool, self.heads, pass.cu_seqlens, &inputs, &self.bonus, &mut pass.slots(WKV), y);
         for_rows(pass.pool, rows, [&mut *y], |row, [y]| {
             group_norm(y, self.heads.heads, &self.ln_x_weight, &self.ln_x_bias, self.group_norm_eps);
-            for (y, g) in y.iter_mut().zip(&g[row * y.len()..]) {
+            let g = &g[row * y.len()..];
+            for (y, g) in y.iter_mut().zip(g) {
                 *y *= g;
             }
         });

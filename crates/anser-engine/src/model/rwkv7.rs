@@ -104,8 +104,26 @@ impl super::Block for Block {
         let rank = |lora: &Lora| rows * lora.down.rows();
         let value_rank = self.value_residual.as_ref().map_or(0, rank);
         let [normed, xr, xw, xk, xv, xa, xg, r, w, k, v, a, g, vr, b, y, wd, ad, gd, vd] = arena.cut([
-            len, len, len, len, len, len, len, len, len, len, len, len, len, len, len, len,
-            rank(&self.decay), rank(&self.rate), rows * self.gate.0.rows(), value_rank,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            len,
+            rank(&self.decay),
+            rank(&self.rate),
+            rows * self.gate.0.rows(),
+            value_rank,
         ]);
 
         pass.norm(&self.ln1, x, normed);

@@ -36,8 +36,7 @@ fn check_state(version: &str, golden: &Golden, state: &State) {
             // (aa, bb, pp) and (aa e^d, bb e^d, pp - d) are the same state: compare at a common pp.
             let (ours, theirs) = (&wkv[2 * width..], row("att_pp"));
             for (i, slot) in ["att_aa", "att_bb"].into_iter().enumerate() {
-                let scaled: Vec<f32> =
-                    (0..width).map(|c| wkv[i * width + c] * (ours[c] - theirs[c]).exp()).collect();
+                let scaled: Vec<f32> = (0..width).map(|c| wkv[i * width + c] * (ours[c] - theirs[c]).exp()).collect();
                 assert_close(&name(slot), &scaled, row(slot), 2e-5 * anser_testkit::max_abs(row(slot)).max(1.0));
             }
             continue;

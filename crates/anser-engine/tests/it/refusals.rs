@@ -58,13 +58,43 @@ fn batches_that_do_not_fit() {
     let mut exec = Executor::new(1);
     let model = load(Arc::new(Synthetic::tiny(Version::V7, 1)), &exec, &LoadOptions::default()).unwrap();
     let cases: [(&[u32], &[usize], Logits<'_>, &str); 7] = [
-        (&[1, 64], &[0, 2], Logits::Last, "token 64 at position 1 is outside the model's vocabulary of 64: is this the model's tokenizer?"),
-        (&[1, 2], &[0, 1], Logits::Last, "ragged batch: last border (the number of tokens; the first is 0): expected 2, found 1"),
-        (&[1, 2], &[1, 2], Logits::Last, "ragged batch: last border (the number of tokens; the first is 0): expected 2, found 2"),
-        (&[1, 2], &[0, 1, 2], Logits::Last, "ragged batch: number of borders (one more than states): expected 2, found 3"),
+        (
+            &[1, 64],
+            &[0, 2],
+            Logits::Last,
+            "token 64 at position 1 is outside the model's vocabulary of 64: is this the model's tokenizer?",
+        ),
+        (
+            &[1, 2],
+            &[0, 1],
+            Logits::Last,
+            "ragged batch: last border (the number of tokens; the first is 0): expected 2, found 1",
+        ),
+        (
+            &[1, 2],
+            &[1, 2],
+            Logits::Last,
+            "ragged batch: last border (the number of tokens; the first is 0): expected 2, found 2",
+        ),
+        (
+            &[1, 2],
+            &[0, 1, 2],
+            Logits::Last,
+            "ragged batch: number of borders (one more than states): expected 2, found 3",
+        ),
         (&[], &[], Logits::Last, "ragged batch: number of borders (one more than states): expected 2, found 0"),
-        (&[1, 2], &[0, 2], Logits::Rows(&[1, 1]), "ragged batch: rows that want logits must ascend: the least row that fits: expected 2, found 1"),
-        (&[1, 2], &[0, 2], Logits::Rows(&[2]), "ragged batch: a row that wants logits lies behind the last one: expected 2, found 2"),
+        (
+            &[1, 2],
+            &[0, 2],
+            Logits::Rows(&[1, 1]),
+            "ragged batch: rows that want logits must ascend: the least row that fits: expected 2, found 1",
+        ),
+        (
+            &[1, 2],
+            &[0, 2],
+            Logits::Rows(&[2]),
+            "ragged batch: a row that wants logits lies behind the last one: expected 2, found 2",
+        ),
     ];
     for (tokens, borders, logits, message) in cases {
         assert_eq!(forward(&*model, &mut exec, tokens, borders, logits), message);
