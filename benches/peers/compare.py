@@ -43,22 +43,24 @@ def number(value):
 
 
 def anser(options, storage):
-    out = json.loads(run([options.anser, "bench", model(options, storage), "--threads", options.threads, "--prefill",
-                          options.prefill, "--decode", options.decode, "--batch", 1, "--repeat", 1, "--json"],
-                         options.timeout, options.prepare))
+    command = [options.anser, "bench", model(options, storage), "--threads", options.threads, "--prefill",
+               options.prefill, "--decode", options.decode, "--batch", 1, "--repeat", 1, "--json"]
+    out = json.loads(run(command, options.timeout, options.prepare))
     return {metric: number(out[metric]) for metric in METRICS}
 
 
 def llama(options, storage):
-    rows = json.loads(run([options.llama_bench, "-m", model(options, storage), "-t", options.threads, "-p",
-                           options.prefill, "-n", options.decode, "-r", 1, "-o", "json"], options.timeout, options.prepare))
+    command = [options.llama_bench, "-m", model(options, storage), "-t", options.threads, "-p", options.prefill, "-n",
+               options.decode, "-r", 1, "-o", "json"]
+    rows = json.loads(run(command, options.timeout, options.prepare))
     return {"prefill_tok_s" if row["n_prompt"] else "decode_tok_s": row["avg_ts"] for row in rows}
 
 
 def pip_rwkv(options, _):
     path = options.models / f"rwkv7-{options.size}.pth"
-    out = run([options.python, HERE / "pip_rwkv.py", path, "cpu fp32", options.threads, options.prefill, options.decode],
-              options.timeout, options.prepare)
+    command = [options.python, HERE / "pip_rwkv.py", path, "cpu fp32", options.threads, options.prefill,
+               options.decode]
+    out = run(command, options.timeout, options.prepare)
     return json.loads(out.strip().splitlines()[-1])
 
 
@@ -86,7 +88,8 @@ def load():
 
 
 def commit():
-    out = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True)
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=10"]
+    out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     return out.stdout.strip() or "unknown"
 
 
@@ -133,7 +136,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--timeout", type=float, default=120, help="seconds for one process")
     parser.add_argument("--own-group", action="store_true",
-                        help="run every contender in a scheduling group of highest weight (Linux, root): for a busy machine")
+                        help="run every contender in a scheduling group of highest weight (Linux, root)")
     parser.add_argument("--out", type=Path, help="result file (default benches/results/DATE-MACHINE.json; - for none)")
     options = parser.parse_args()
     options.prepare = own_group if options.own_group else None

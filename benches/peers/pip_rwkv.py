@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Speed of the PyPI package `rwkv` on the CPU: pip_rwkv.py MODEL.pth STRATEGY THREADS PREFILL DECODE. Prints one JSON line."""
+"""Speed of the PyPI package `rwkv` on the CPU, printed as a line of JSON.
+
+    pip_rwkv.py MODEL.pth STRATEGY THREADS PREFILL DECODE
+"""
 
 import json
 import os

@@ -53,7 +53,7 @@ def accuracy(entry, key, rights):
 
 
 def lambada(scorer, rng):
-    # Ordinary rows: the last word is simply the last word. Some contexts hold other scripts, line breaks, double spaces.
+    # Ordinary rows: the last word is simply the last word. Some hold other scripts, line breaks, double spaces.
     texts = [sentence(rng, rng.randint(3, 14)) for _ in range(10)]
     texts += ["The bird sang, \"Go home.\"\n\nNobody  moved", "Die Straße führt über die Brücke nach Köln",
               "\u5927\u96c1 \u98de\u8fc7 \u957f\u6c5f", "a b", " lead", "tail "]

@@ -42,5 +42,5 @@ if __name__ == "__main__":
             out = subprocess.run([sys.executable, __file__, name], check=True, capture_output=True, text=True).stdout
             cases[name] = json.loads(out[out.index("RESULT") + 6:])
             print(name, [(len(c["tokens"]), round(c["smallest_margin"], 4)) for c in cases[name]])
-        lines = (f' "{name}": [\n  ' + ",\n  ".join(json.dumps(c) for c in rows) + "\n ]" for name, rows in cases.items())
+        lines = [f' "{name}": [\n  ' + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for name, rows in cases.items()]
         (LM / "greedy.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -26,7 +26,7 @@ def weights(name):
 
 
 class Reference:
-    """The package's model in f32 on the CPU, one thread, behind a calling convention that is the same for all versions."""
+    """The package's model in f32 on the CPU, one thread; one calling convention for all versions."""
 
     def __init__(self, model):
         os.environ["RWKV_V7_ON"] = "1" if any(key.endswith("att.r_k") for key in model) else "0"
