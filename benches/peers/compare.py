@@ -64,8 +64,8 @@ def pip_rwkv(options, _):
     return json.loads(out.strip().splitlines()[-1])
 
 
-# name: the option that names its program, the function, the storages it runs with. The package's bf16 is a hundred times
-# slower than its f32 on a CPU without bf16 arithmetic.
+# name: the option that names its program, the function, the storages it runs with. The package's bf16 is ten to thirty
+# times slower than its f32 on a CPU without bf16 arithmetic (measured on an AMD EPYC).
 CONTENDERS = {"anser": ("anser", anser, ("bf16", "f32")), "llama.cpp": ("llama_bench", llama, ("bf16", "f32")),
               "pip rwkv": ("python", pip_rwkv, ("f32",))}
 
