@@ -1,0 +1,93 @@
+//! The command line: what all commands share stands in `error`, `output`, `model`, `hub`, `prompt` and `sampling`.
+//!
+//! Data goes to stdout, talk to stderr. Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+
+mod batch;
+mod bench;
+mod chat;
+mod error;
+mod eval;
+mod generate;
+mod hub;
+mod info;
+mod logits;
+mod model;
+mod output;
+mod perplexity;
+mod prompt;
+mod reply;
+mod sampling;
+mod shell;
+mod state;
+mod zoo;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Parser, Subcommand};
+
+/// The program's start, for `anser bench`.
+static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+MODEL is a path (.pth, .safetensors, .gguf or a Hugging Face directory) or hf:owner/repo[/file].";
+
+/// Run RWKV language models, versions 4 to 7, from the files they are published in
+#[derive(Parser)]
+#[command(name = "anser", version, after_help = EXIT_CODES, max_term_width = 100, arg_required_else_help = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Generate(generate::Args),
+    Chat(chat::Args),
+    Logits(logits::Args),
+    Perplexity(perplexity::Args),
+    Eval(eval::Args),
+    Info(info::Args),
+    State(state::Args),
+    Bench(bench::Args),
+    Zoo(zoo::Args),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
+}
+
+pub(crate) fn main() -> ExitCode {
+    START.get_or_init(Instant::now);
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(usage) => {
+            let code = if usage.use_stderr() { error::USAGE } else { 0 };
+            return match usage.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(failure) => error::report(&failure.into()),
+            };
+        }
+    };
+    let result = match cli.command {
+        Command::Generate(args) => generate::run(args),
+        Command::Chat(args) => chat::run(args),
+        Command::Logits(args) => logits::run(args),
+        Command::Perplexity(args) => perplexity::run(args),
+        Command::Eval(args) => eval::run(args),
+        Command::Info(args) => info::run(args),
+        Command::State(args) => state::run(args),
+        Command::Bench(args) => bench::run(args),
+        Command::Zoo(args) => zoo::run(args),
+        Command::Completions(args) => shell::completions(args),
+        Command::Man(args) => shell::man(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => error::report(&failure),
+    }
+}
+
+/// Milliseconds since the program started.
+fn since_start_ms() -> f64 {
+    START.get_or_init(Instant::now).elapsed().as_secs_f64() * 1e3
+}

@@ -1,0 +1,189 @@
+//! From the MODEL on the command line to a model that runs.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anser_checkpoint::state::{Accept, StateFile};
+use anser_checkpoint::{Checkpoint, OpenOptions, TokenizerHint};
+use anser_engine::{Executor, LoadOptions, Model, State, Storage, load};
+use anser_tokenizer::Tokenizer;
+use anyhow::{Context, Result};
+
+use super::error::{hinted, usage};
+use super::hub;
+use super::output::Spinner;
+
+/// Which model, and how to run it.
+#[derive(clap::Args, Default)]
+pub(crate) struct ModelArgs {
+    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file]
+    pub(crate) model: Option<String>,
+
+    /// byte, world, or a vocabulary file (tokenizer.json, rwkv_vocab*.txt) [default: told from the checkpoint]
+    #[arg(long, value_name = "byte|world|FILE", help_heading = "Model")]
+    pub(crate) tokenizer: Option<String>,
+
+    /// Storage of the matrices: f32, bf16 or f16 [default: as in the checkpoint]
+    #[arg(long, value_name = "TYPE", value_parser = parse_storage, help_heading = "Model")]
+    pub(crate) dtype: Option<Storage>,
+
+    /// Threads [default: one a core]
+    #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Model")]
+    pub(crate) threads: usize,
+
+    /// Epsilon of the norm over each head, for models trained with another than the official 64e-5
+    #[arg(long, value_name = "X", help_heading = "Model")]
+    pub(crate) group_norm_eps: Option<f32>,
+
+    /// Accept states of other models of the same shapes, such as fine-tunes of one base
+    #[arg(long, help_heading = "Model")]
+    pub(crate) allow_foreign_state: bool,
+
+    /// Fail at the first layer whose values turn NaN or infinite, and name it
+    #[arg(long, help_heading = "Model")]
+    pub(crate) check_numerics: bool,
+}
+
+/// A model ready to run.
+pub(crate) struct Loaded {
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    pub(crate) model: Box<dyn Model>,
+    pub(crate) exec: Executor,
+    pub(crate) load_ms: f64,
+    accept: Accept,
+    tokenizer: Result<Tokenizer, String>,
+}
+
+impl ModelArgs {
+    /// The model of that name, everything else at its default.
+    pub(crate) fn named(model: Option<String>) -> ModelArgs {
+        ModelArgs { model, ..ModelArgs::default() }
+    }
+
+    /// Opens the checkpoint without loading its weights.
+    pub(crate) fn open(&self) -> Result<Arc<Checkpoint>> {
+        let options = OpenOptions { group_norm_eps: self.group_norm_eps, ..OpenOptions::default() };
+        Ok(Arc::new(Checkpoint::open_with(&self.locate()?, &options)?))
+    }
+
+    /// Path of the checkpoint, fetched first if it is of the hub.
+    pub(crate) fn locate(&self) -> Result<PathBuf> {
+        let Some(name) = &self.model else {
+            return Err(usage(
+                "no model given",
+                "name a checkpoint: a path, or hf:owner/repo[/file]; from Anser's source tree: golden/lm/infer_v7.safetensors",
+            ));
+        };
+        if let Some(address) = name.strip_prefix("hf:") {
+            return hub::fetch(address);
+        }
+        let path = PathBuf::from(name);
+        if path.exists() {
+            return Ok(path);
+        }
+        let looks_like_path = !name.contains(char::is_whitespace)
+            && (name.contains(['/', '\\'])
+                || [".pth", ".pt", ".safetensors", ".gguf", ".json"].iter().any(|e| name.ends_with(e)));
+        let message = format!("there is no model at {name:?}");
+        Err(if looks_like_path {
+            let hint = match name.matches('/').count() {
+                1 => format!("check the path; for a model of the Hugging Face hub write hf:{name}"),
+                _ => "check the path: a relative one starts at the current directory".to_string(),
+            };
+            hinted(anyhow::anyhow!(message), hint)
+        } else {
+            usage(message, format!("MODEL is a path or hf:owner/repo; did you mean --prompt {name:?}?"))
+        })
+    }
+
+    /// Opens and loads the model.
+    pub(crate) fn load(&self) -> Result<Loaded> {
+        let started = Instant::now();
+        let checkpoint = self.open()?;
+        let spinner = Spinner::new(format!("loading {}", checkpoint.path().display()));
+        let mut exec = Executor::new(self.threads);
+        exec.check_numerics = self.check_numerics;
+        let model = load(checkpoint.clone(), &exec, &LoadOptions { storage: self.dtype })?;
+        drop(spinner);
+        let tokenizer = match &self.tokenizer {
+            Some(name) => Ok(named_tokenizer(name)?),
+            None => guess_tokenizer(&checkpoint)?,
+        };
+        let load_ms = started.elapsed().as_secs_f64() * 1e3;
+        let accept = if self.allow_foreign_state { Accept::SameShapes } else { Accept::SameModel };
+        Ok(Loaded { checkpoint, model, exec, load_ms, accept, tokenizer })
+    }
+}
+
+impl Loaded {
+    /// The model's tokenizer.
+    pub(crate) fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().map_err(|message| {
+            usage(
+                message.clone(),
+                "say which: --tokenizer world, --tokenizer byte or --tokenizer FILE; or pass --tokens",
+            )
+        })
+    }
+
+    /// What a forward pass and its text need, borrowed side by side.
+    pub(crate) fn parts(&mut self) -> Result<(&dyn Model, &mut Executor, &Tokenizer)> {
+        // Ask first: the error path needs all of self.
+        self.tokenizer()?;
+        let Loaded { model, exec, tokenizer, .. } = self;
+        let tokenizer = tokenizer.as_ref().map_err(|message| anyhow::anyhow!(message.clone()))?;
+        Ok((&**model, exec, tokenizer))
+    }
+
+    /// A state file of this model, or an error that says whose it is.
+    pub(crate) fn load_state(&self, path: &Path) -> Result<State> {
+        let file = StateFile::load(path)?;
+        file.check(path, self.model.config(), &self.checkpoint.fingerprint(), self.accept)?;
+        let mut state = self.model.new_state();
+        state.restore(&file)?;
+        Ok(state)
+    }
+
+    /// The state to start from: the given file's, or the model's own.
+    pub(crate) fn state(&self, path: Option<&Path>) -> Result<State> {
+        path.map_or_else(|| Ok(self.model.new_state()), |path| self.load_state(path))
+    }
+
+    /// Writes a state, whole or not at all.
+    pub(crate) fn save_state(&self, state: &State, path: &Path) -> Result<()> {
+        let file = state.to_file(&self.checkpoint.fingerprint());
+        file.save(path).with_context(|| format!("the state was not saved to {}", path.display()))
+    }
+}
+
+pub(crate) fn parse_storage(text: &str) -> Result<Storage, String> {
+    text.parse().map_err(|_| "expected f32, bf16 or f16".to_string())
+}
+
+fn named_tokenizer(name: &str) -> Result<Tokenizer> {
+    Ok(match name {
+        "world" => Tokenizer::world(),
+        "byte" => Tokenizer::byte(),
+        file if Path::new(file).exists() => Tokenizer::from_file(Path::new(file))?,
+        other => {
+            return Err(usage(
+                format!("there is no tokenizer {other:?}"),
+                "--tokenizer takes world, byte, or the path of a tokenizer.json or rwkv_vocab*.txt",
+            ));
+        }
+    })
+}
+
+/// The checkpoint's own tokenizer, or why it cannot be told.
+fn guess_tokenizer(checkpoint: &Checkpoint) -> Result<Result<Tokenizer, String>> {
+    Ok(match checkpoint.tokenizer() {
+        TokenizerHint::World => Ok(Tokenizer::world()),
+        TokenizerHint::Byte => Ok(Tokenizer::byte()),
+        TokenizerHint::File(path) => Ok(Tokenizer::from_file(&path)?),
+        TokenizerHint::Unknown => Err(format!(
+            "the checkpoint does not say which tokenizer goes with its vocabulary of {}",
+            checkpoint.config().vocab
+        )),
+    })
+}

@@ -1,0 +1,13 @@
+//! The real program, driven in temporary folders. One binary, one module a theme.
+
+mod bench;
+mod chat;
+mod eval;
+mod failures;
+mod generate;
+mod help;
+mod hub;
+mod many;
+mod probes;
+mod state;
+mod util;

@@ -1,0 +1,103 @@
+//! logits, perplexity, info, zoo: what is read out of a model.
+
+use anser_testkit::{Golden, assert_close};
+
+use crate::util::{Sandbox, floats, golden, v7};
+
+fn joined(tokens: &[u32]) -> String {
+    tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn logits_are_the_reference_runtimes() {
+    let sandbox = Sandbox::new();
+    for model in ["infer_v4", "infer_v50", "infer_v51", "infer_v52", "infer_v6", "infer_v7"] {
+        let case = Golden::open(&format!("lm/{model}"));
+        let (tokens, path) = (joined(&case.tokens("in.tokens")), golden(&format!("{model}.safetensors")));
+        let want = case.f32("out.logits_seq");
+        let out = sandbox.run(&[&"logits", &path, &"--tokens", &tokens, &"--all", &"--json"]).json();
+        let rows = out["logits"].as_array().unwrap();
+        let got: Vec<f32> = rows.iter().flat_map(floats).collect();
+        assert_close(model, &got, want, 3e-5);
+
+        let last = sandbox.run(&[&"logits", &path, &"--tokens", &tokens, &"--json"]).json();
+        assert_eq!(floats(&last["logits"]), floats(&rows[rows.len() - 1]), "{model}: the last position alone");
+    }
+}
+
+#[test]
+fn a_pth_gives_the_logits_of_its_safetensors_copy() {
+    let sandbox = Sandbox::new();
+    for version in ["v4", "v52", "v6", "v7"] {
+        let logits = |file: String| {
+            let out = sandbox.run(&[&"logits", &golden(&file), &"--tokens", &"5,9,31,2", &"--json"]).json();
+            floats(&out["logits"])
+        };
+        let pth = logits(format!("tiny_{version}.pth"));
+        assert_eq!(pth.len(), 64);
+        assert!(pth.iter().all(|x| x.is_finite()));
+    }
+}
+
+#[test]
+fn without_json_the_most_probable_tokens_are_listed() {
+    let sandbox = Sandbox::new();
+    let table = sandbox.run(&[&"logits", &v7(), &"-p", &"The geese"]).text();
+    assert_eq!(table.lines().count(), 11);
+}
+
+#[test]
+fn perplexity_is_the_reference_runtimes() {
+    let sandbox = Sandbox::new();
+    let want: serde_json::Value = serde_json::from_slice(&std::fs::read(golden("eval_tiny.json")).unwrap()).unwrap();
+    let file = golden("eval_text.txt");
+    for (bos, want) in [(false, &want["perplexity"]), (true, &want["perplexity"]["bos"])] {
+        let command: [&dyn AsRef<std::ffi::OsStr>; 6] = [&"perplexity", &v7(), &"--file", &file, &"--json", &"--bos"];
+        let got = sandbox.run(&command[..if bos { 6 } else { 5 }]).json();
+        assert_eq!(got["tokens"], want["tokens"]);
+        for field in ["nats_per_token", "perplexity", "bits_per_byte"] {
+            let (got, want) = (got[field].as_f64().unwrap(), want[field].as_f64().unwrap());
+            assert!((got / want - 1.0).abs() < 1e-5, "{field}: {got}, expected {want}");
+        }
+    }
+}
+
+#[test]
+fn a_text_too_short_to_score_is_an_error() {
+    let sandbox = Sandbox::new();
+    sandbox.write("one", "x");
+    let said = sandbox.run(&[&"perplexity", &v7(), &"-f", &"one"]).fails(1);
+    assert!(said.contains("nothing to score") && said.contains("--bos"), "{said}");
+    assert_eq!(sandbox.run(&[&"perplexity", &v7(), &"-f", &"one", &"--bos", &"--json"]).json()["tokens"], 1);
+}
+
+#[test]
+fn info_reads_a_checkpoint_from_names_and_shapes() {
+    let sandbox = Sandbox::new();
+    let info = sandbox.run(&[&"info", &golden("tiny_v7.pth"), &"--json"]).json();
+    assert_eq!(info["version"], "7");
+    assert_eq!(
+        (&info["layers"], &info["width"], &info["vocab"], &info["ffn"]),
+        (&2.into(), &64.into(), &64.into(), &96.into())
+    );
+    assert_eq!(info["ranks"], serde_json::json!({ "mix": 0, "decay": 16, "a": 24, "v": 8, "g": 40 }));
+    assert_eq!(info["dtype"], "bf16");
+    assert_eq!(info["tokenizer"], "unknown");
+    let same = sandbox.run(&[&"info", &golden("train_v7.safetensors"), &"--json"]);
+    if same.code == Some(0) {
+        assert_eq!(same.json()["fingerprint"], info["fingerprint"], "the same model in another format");
+    }
+    let insta = crate::util::settings(&sandbox);
+    insta.bind(|| insta::assert_snapshot!("info", sandbox.run(&[&"info", &v7()]).text()));
+}
+
+#[test]
+fn zoo_lists_the_published_models() {
+    let sandbox = Sandbox::new();
+    let zoo = sandbox.run(&[&"zoo", &"--json"]).json();
+    let row = zoo.as_array().unwrap().iter().find(|r| r["version"] == "7" && r["size"] == "0.4B").unwrap();
+    assert_eq!(row["parameters"], 450_833_408u64);
+    assert_eq!(row["state_bytes"], 1_622_016 * 4);
+    let insta = crate::util::settings(&sandbox);
+    insta.bind(|| insta::assert_snapshot!("zoo", sandbox.run(&[&"zoo"]).text()));
+}
