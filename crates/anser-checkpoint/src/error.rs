@@ -172,7 +172,7 @@ impl Error {
                     .into(),
             ),
             Error::MissingTensor { file, .. } if is_shard(file) => {
-                Some("this is one shard of several; open the folder or the *.index.json beside it".into())
+                Some(SHARD_HINT.into())
             }
             Error::MissingTensor { .. } => Some("the file is incomplete, or an adapter rather than a model".into()),
             Error::UnknownTensor { .. } => {
@@ -189,6 +189,10 @@ impl Error {
     }
 }
 
-fn is_shard(file: &std::path::Path) -> bool {
+/// For files that [`is_shard`] tells.
+pub(crate) const SHARD_HINT: &str = "this is one shard of several; open the folder or the *.index.json beside it";
+
+/// Whether a file is named as one of several, `model-00001-of-00003.safetensors`.
+pub(crate) fn is_shard(file: &std::path::Path) -> bool {
     file.file_name().is_some_and(|name| name.to_string_lossy().contains("-of-"))
 }

@@ -35,7 +35,8 @@ pub(crate) fn add_hints(folder: &Path, model: &mut RawModel) -> Result<(), Error
 /// 1e-5) the two cannot be told apart, and official weights are the common case: 64e-5 stands. Any other `norm_eps` cannot
 /// be official weights, so that the library's own rule holds. [`crate::OpenOptions`] overrides both.
 fn add_constants(config: &Value, model: &mut RawModel) {
-    let number = |key: &str| config.get(key).and_then(Value::as_f64).map(|x| x as f32).filter(|x| x.is_finite() && *x > 0.0);
+    let number =
+        |key: &str| config.get(key).and_then(Value::as_f64).map(|x| x as f32).filter(|x| x.is_finite() && *x > 0.0);
     let hints = &mut model.hints;
     if let Some(eps) = number("norm_eps") {
         hints.layer_norm_eps = Some(eps);

@@ -82,11 +82,8 @@ fn read_file(path: &Path) -> Result<RawModel, Error> {
 
 fn unknown(file: &MappedFile) -> Error {
     let (bytes, path) = (file.bytes(), file.path().to_path_buf());
-    let unsupported = |what: &str, hint: &str| Error::Unsupported {
-        file: path.clone(),
-        what: what.into(),
-        hint: hint.into(),
-    };
+    let unsupported =
+        |what: &str, hint: &str| Error::Unsupported { file: path.clone(), what: what.into(), hint: hint.into() };
     if bytes.starts_with(&0x6767_6d66u32.to_le_bytes()) || bytes.starts_with(&0x6767_6a74u32.to_le_bytes()) {
         return unsupported("rwkv.cpp's .bin", "open the .pth it was made from, or a GGUF file");
     }

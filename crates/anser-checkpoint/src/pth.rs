@@ -145,10 +145,9 @@ fn state_dict<'a, 'p>(
     root: pickle::Id,
 ) -> Result<Vec<(&'a str, &'p PickledTensor<'a>)>, Error> {
     let Some(entries) = pickle.entries(root) else {
-        return Err(file.malformed(format!(
-            "the top level is {}, expected a dictionary of tensors",
-            pickle.describe(root)
-        )));
+        return Err(
+            file.malformed(format!("the top level is {}, expected a dictionary of tensors", pickle.describe(root)))
+        );
     };
     let mut tensors = Vec::with_capacity(entries.len());
     for (key, entry) in entries {
@@ -209,9 +208,10 @@ fn model(
             return Err(outside("has more elements than its storage"));
         };
         // The last element's place behind the first one.
-        let reach = tensor.shape.iter().zip(&tensor.strides).try_fold(0usize, |sum, (&length, &stride)| {
-            sum.checked_add(stride.checked_mul(length.saturating_sub(1))?)
-        });
+        let reach =
+            tensor.shape.iter().zip(&tensor.strides).try_fold(0usize, |sum, (&length, &stride)| {
+                sum.checked_add(stride.checked_mul(length.saturating_sub(1))?)
+            });
         let end = reach.and_then(|reach| tensor.offset.checked_add(reach)?.checked_add(usize::from(elements > 0)));
         let Some(end) = end.filter(|&end| end <= stored) else {
             return Err(outside("lies outside its storage"));

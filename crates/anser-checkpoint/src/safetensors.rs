@@ -97,14 +97,17 @@ pub(crate) fn read(file: Arc<MappedFile>) -> Result<RawModel, Error> {
         let elements = shape.iter().flatten().try_fold(1usize, |n, &length| n.checked_mul(length));
         let size = elements.and_then(|n| n.checked_mul(dtype.bytes()));
         let (start, end) = info.data_offsets;
-        let (Some(shape), Some(size)) = (shape, size.filter(|&size| end.checked_sub(start) == Some(size as u64))) else {
+        let (Some(shape), Some(size)) = (shape, size.filter(|&size| end.checked_sub(start) == Some(size as u64)))
+        else {
             return Err(file.malformed(format!(
                 "tensor `{name}` of shape {:?} in {dtype} cannot fill bytes {start}..{end}",
                 info.shape
             )));
         };
         if start != at {
-            return Err(file.malformed(format!("tensor `{name}` starts at byte {start}, expected {at}: a gap or overlap")));
+            return Err(
+                file.malformed(format!("tensor `{name}` starts at byte {start}, expected {at}: a gap or overlap"))
+            );
         }
         at = end;
         let start = usize::try_from(start).ok().and_then(|start| data.checked_add(start));

@@ -2,7 +2,7 @@
 
 use super::Stored;
 use crate::config::Version;
-use crate::error::Error;
+use crate::error::{Error, SHARD_HINT, is_shard};
 
 /// A part of a name, what a file with such a name is, and what to do with it.
 const KNOWN: [(&str, &str, &str); 12] = [
@@ -57,6 +57,9 @@ pub(super) fn without_embedding(stored: &Stored<'_>) -> Error {
         }
         None => "a file without tensors".to_string(),
     };
+    if tensors.first().is_some_and(|first| is_shard(stored.raw.files[first.file].path())) {
+        return unsupported(stored, what, SHARD_HINT);
+    }
     unsupported(
         stored,
         what,

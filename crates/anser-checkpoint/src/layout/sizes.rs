@@ -34,15 +34,19 @@ pub(super) fn infer(stored: &Stored<'_>, found: &[Found], version: Version, laye
     }
 
     let file = stored.raw.files[0].path().to_path_buf();
-    let fail = |what: &str, expected: String, found: usize| {
-        Err(Error::Config { file: file.clone(), what: what.into(), expected, found: found.to_string() })
+    let fail = |what: String, expected: String, found: String| {
+        Err(Error::Config { file: file.clone(), what, expected, found })
     };
-    let width = config.width;
-    for (what, size) in [("vocabulary", config.vocab), ("width", width), ("channel-mix width", config.ffn)] {
-        if size == 0 {
-            return fail(what, "at least 1".into(), 0);
+    for found in found.iter().filter(|found| found.source.take != Take::Flat) {
+        if found.entry.shape.iter().any(|dim| dim.length(&config) == 0) {
+            let (tensor, axes) =
+                (&stored.raw.tensors[found.raw], stored_axes(found.source.take, found.entry.shape).len());
+            let plural = if axes == 1 { "axis" } else { "axes" };
+            let expected = format!("{axes} {plural} of at least 1");
+            return fail(format!("shape of tensor `{}`", tensor.name), expected, format!("{:?}", tensor.shape));
         }
     }
+    let width = config.width;
     if version == Version::V4 {
         (config.heads, config.head_size) = (1, width);
         return Ok(config);
@@ -50,14 +54,15 @@ pub(super) fn infer(stored: &Stored<'_>, found: &[Found], version: Version, laye
     if let Some(head_size) = stored.raw.hints.head_size.filter(|_| config.head_size == 0) {
         config.head_size = head_size;
     }
+    let divisor = format!("a divisor of the width {width}");
     match (config.heads, config.head_size) {
-        (0, 0) => return fail("number of heads", "at least 1".into(), 0),
+        (0, 0) => return fail("number of heads".into(), divisor, "nothing that tells".into()),
         (0, n) if width.is_multiple_of(n) => config.heads = width / n,
-        (0, n) => return fail("head size", format!("a divisor of the width {width}"), n),
+        (0, n) => return fail("head size".into(), divisor, n.to_string()),
         (h, 0) if width.is_multiple_of(h) => config.head_size = width / h,
-        (h, 0) => return fail("number of heads", format!("a divisor of the width {width}"), h),
+        (h, 0) => return fail("number of heads".into(), divisor, h.to_string()),
         (h, n) if h.checked_mul(n) == Some(width) => {}
-        (h, n) => return fail("heads times head size", format!("the width {width}"), h.saturating_mul(n)),
+        (h, n) => return fail("heads times head size".into(), format!("the width {width}"), format!("{h} times {n}")),
     }
     Ok(config)
 }

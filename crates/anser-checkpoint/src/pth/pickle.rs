@@ -320,7 +320,9 @@ impl<'a> Pickle<'a> {
                         _ => return Err(self.fault("sets attributes of something that is not a dictionary")),
                     }
                 }
-                other => return Err(self.fault(&format!("has operation 0x{other:02x}, which torch.save does not write"))),
+                other => {
+                    return Err(self.fault(&format!("has operation 0x{other:02x}, which torch.save does not write")));
+                }
             }
         }
     }

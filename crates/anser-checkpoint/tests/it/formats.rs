@@ -56,7 +56,7 @@ fn every_way_torch_saves() {
         ("f16", Container::PthZip, Dtype::F16),
         ("bf16_squeezed", Container::PthZip, Dtype::Bf16),
         ("shared_storage", Container::PthZip, Dtype::F32),
-        ("deepspeed_prefix", Container::PthZip, Dtype::Bf16),
+        ("deepspeed_prefix", Container::PthZip, Dtype::F32),
         ("legacy_f16", Container::PthLegacy, Dtype::F16),
         ("legacy_shared_storage", Container::PthLegacy, Dtype::F32),
     ];

@@ -208,7 +208,8 @@ fn pickles_that_go_round_or_down() {
 
 #[test]
 fn lengths_beyond_the_file() {
-    for claim in [&b"X\xff\xff\xff\xff"[..], b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff", b"B\xff\xff\xff\x7f", b"\x8a\xff"] {
+    for claim in [&b"X\xff\xff\xff\xff"[..], b"\x8d\xff\xff\xff\xff\xff\xff\xff\xff", b"B\xff\xff\xff\x7f", b"\x8a\xff"]
+    {
         let error = open_pickle(&[b"\x80\x02", claim, b"abc."].concat());
         assert!(matches!(error, Error::Truncated { .. }), "{error}");
     }
@@ -230,7 +231,10 @@ fn tensors_beyond_their_storage() {
     ];
     for (offset, shape, strides) in cases {
         let error = open_pickle(&state_dict("emb.weight", &tensor("FloatStorage", "0", offset, shape, strides)));
-        assert!(matches!(error, Error::Malformed { .. } | Error::MissingTensor { .. }), "{shape:?} {strides:?}: {error}");
+        assert!(
+            matches!(error, Error::Malformed { .. } | Error::MissingTensor { .. }),
+            "{shape:?} {strides:?}: {error}"
+        );
     }
     let negative = open_pickle(&state_dict("emb.weight", &tensor("FloatStorage", "0", -1, &[1], &[1])));
     assert!(negative.to_string().contains("cannot be"), "{negative}");
@@ -245,7 +249,10 @@ fn dictionaries_of_other_things() {
     let converted = open_pickle(&state_dict("_strategy", &text("cpu fp32")));
     assert!(converted.to_string().contains("pip package"), "{converted}");
     let training = open_pickle(&state_dict("state_dict", b"}"));
-    assert!(matches!(&training, Error::Unsupported { .. }) && training.to_string().contains("`state_dict`"), "{training}");
+    assert!(
+        matches!(&training, Error::Unsupported { .. }) && training.to_string().contains("`state_dict`"),
+        "{training}"
+    );
     for value in [&b"N"[..], b"\x88", b"K\x01", b"G\0\0\0\0\0\0\0\0", b")", b"]"] {
         let error = open_pickle(&state_dict("epoch", value));
         assert!(error.to_string().contains("`epoch` is"), "{error}");
@@ -256,7 +263,11 @@ fn dictionaries_of_other_things() {
 #[test]
 fn zips_of_other_things() {
     let mut zip = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
-    zip.start_file("readme.txt", zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored)).unwrap();
+    zip.start_file(
+        "readme.txt",
+        zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored),
+    )
+    .unwrap();
     let other = open_bytes(&zip.finish().unwrap().into_inner()).unwrap_err();
     assert!(other.to_string().contains("without data.pkl"), "{other}");
 
@@ -284,7 +295,8 @@ fn safetensors_headers_that_lie() {
     let far = u64::MAX - 3;
     let two = format!(
         r#"{{"a": {{"dtype": "F32", "shape": [16], "data_offsets": [0, 64]}}, "b": {{"dtype": "F32", "shape": [], "data_offsets": [{}, {}]}}}}"#,
-        far - 1, far + 3
+        far - 1,
+        far + 3
     );
     assert!(open(&two).contains("gap"));
     let overlap = r#"{"a": {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}, "b": {"dtype": "F32", "shape": [12], "data_offsets": [16, 64]}}"#;

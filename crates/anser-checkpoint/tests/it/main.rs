@@ -1,5 +1,7 @@
 //! The tests of this crate, one binary.
 
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
+
 mod allocation;
 mod config;
 mod files;

@@ -13,7 +13,9 @@ fn refuse(change: impl FnOnce(&mut Tensors)) -> Error {
 
 #[test]
 fn a_missing_tensor() {
-    for (tensor, version) in [("ln_out.bias", Version::V7), ("blocks.1.att.v1", Version::V7), ("blocks.0.ln0.weight", Version::V7)] {
+    for (tensor, version) in
+        [("ln_out.bias", Version::V7), ("blocks.1.att.v1", Version::V7), ("blocks.0.ln0.weight", Version::V7)]
+    {
         let error = refuse(|tensors| drop(tensors.remove(tensor)));
         assert!(
             matches!(&error, Error::MissingTensor { tensor: found, version: v, .. } if found == tensor && *v == version),
@@ -22,7 +24,8 @@ fn a_missing_tensor() {
     }
     let gap = refuse(|tensors| tensors.retain(|name, _| !name.starts_with("blocks.1.")));
     assert!(gap.to_string().contains("`blocks.1."), "{gap}");
-    let far = refuse(|tensors| drop(tensors.insert(format!("blocks.{}.ln1.weight", usize::MAX), Stored::f32(&[64], 1.0))));
+    let far =
+        refuse(|tensors| drop(tensors.insert(format!("blocks.{}.ln1.weight", usize::MAX), Stored::f32(&[64], 1.0))));
     assert!(far.to_string().contains("`blocks.3."), "{far}");
 }
 
@@ -63,13 +66,28 @@ fn sizes_that_do_not_fit_each_other() {
         }
     });
     assert!(matches!(heads, Error::Config { .. }) && heads.to_string().contains("64"), "{heads}");
-    let empty = refuse(|tensors| drop(tensors.insert("emb.weight".into(), Stored::f32(&[0, 64], 1.0))));
-    assert!(empty.to_string().contains("vocabulary"), "{empty}");
+    for (name, shape) in [("emb.weight", &[0, 64][..]), ("emb.weight", &[64]), ("blocks.0.att.w1", &[64, 0])] {
+        let error = refuse(|tensors| {
+            tensors.insert(name.into(), Stored::f32(shape, 1.0));
+            if name == "emb.weight" {
+                tensors.insert("head.weight".into(), Stored::f32(shape, 1.0));
+            } else {
+                (1..3)
+                    .for_each(|block| drop(tensors.insert(format!("blocks.{block}.att.w1"), Stored::f32(shape, 1.0))));
+                (0..3).for_each(|block| {
+                    drop(tensors.insert(format!("blocks.{block}.att.w2"), Stored::f32(&[0, 64], 1.0)))
+                });
+            }
+        });
+        assert!(matches!(error, Error::Config { .. }), "{error}");
+        assert!(error.to_string().contains(name) && error.to_string().contains("2 axes"), "{error}");
+    }
 }
 
 #[test]
 fn a_wrong_dtype() {
-    let integers = |dtype: &str, bytes: usize| Stored { dtype: dtype.into(), shape: vec![64], data: vec![0; 64 * bytes] };
+    let integers =
+        |dtype: &str, bytes: usize| Stored { dtype: dtype.into(), shape: vec![64], data: vec![0; 64 * bytes] };
     for (dtype, bytes) in [("I64", 8), ("F64", 8), ("I8", 1), ("F8_E4M3", 1)] {
         let error = refuse(|tensors| drop(tensors.insert("ln_out.bias".into(), integers(dtype, bytes))));
         assert!(
@@ -183,13 +201,18 @@ fn with_index(index: &str) -> Error {
 
 #[test]
 fn indices_that_lie() {
-    for outside in ["../shard.safetensors", "/etc/passwd", "a/../shard.safetensors", "..", "", "a\\b", "./shard.safetensors"] {
+    for outside in
+        ["../shard.safetensors", "/etc/passwd", "a/../shard.safetensors", "..", "", "a\\b", "./shard.safetensors"]
+    {
         let index = serde_json::json!({ "weight_map": { "emb.weight": outside } });
         let error = with_index(&index.to_string());
         assert!(error.to_string().contains("not a file name"), "{outside}: {error}");
     }
     let missing = with_index(r#"{"weight_map": {"emb.weight": "model-00001-of-00002.safetensors"}}"#);
-    assert!(matches!(&missing, Error::Io { file, .. } if file.ends_with("model-00001-of-00002.safetensors")), "{missing}");
+    assert!(
+        matches!(&missing, Error::Io { file, .. } if file.ends_with("model-00001-of-00002.safetensors")),
+        "{missing}"
+    );
     let lacking = with_index(r#"{"weight_map": {"nothing": "shard.safetensors"}}"#);
     assert!(lacking.to_string().contains("`nothing`"), "{lacking}");
     let partial = with_index(r#"{"weight_map": {"emb.weight": "shard.safetensors"}}"#);
