@@ -13,6 +13,9 @@ use crate::simd::{Isa, Portable};
 
 /// Sixteen lanes on one instruction set.
 ///
+/// Callers use plain loops: a closure (`array::map`, `from_fn`) is compiled without the instruction set of the function
+/// around it, and an intrinsic inside would become a call.
+///
 /// # Safety
 /// Of every function: the CPU has the instruction set, and pointers are valid for the sixteen elements read or
 /// written, at any alignment.
@@ -35,8 +38,10 @@ pub(super) trait Lanes: Isa {
     /// Widens sixteen bf16 in the order of a packed panel: outputs j and j + 8 are the halves of word j.
     unsafe fn load_bf16(from: *const u8) -> Self::Row;
     unsafe fn load_f16(from: *const u8) -> Self::Row;
-    /// Asks for the cache line at `address`, which may be any address.
+    /// Asks for the cache line at `address`, which may be any address: for soon.
     unsafe fn prefetch(address: *const u8);
+    /// The same for later: into the second-level cache.
+    unsafe fn prefetch_late(address: *const u8);
 }
 
 impl Lanes for Portable {
@@ -91,6 +96,9 @@ impl Lanes for Portable {
 
     #[inline(always)]
     unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
+    unsafe fn prefetch_late(_: *const u8) {}
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -160,6 +168,12 @@ impl Lanes for Avx2 {
         // SAFETY: as above; a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
     }
+
+    #[inline(always)]
+    unsafe fn prefetch_late(address: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -224,6 +238,12 @@ impl Lanes for Avx512 {
     unsafe fn prefetch(address: *const u8) {
         // SAFETY: as above; a prefetch never faults.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch_late(address: *const u8) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 }
 

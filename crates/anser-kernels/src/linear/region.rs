@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::stream::{FEW, stream};
+use super::stream::{ABREAST, FEW, stream};
 use super::tile::{CHUNK, tiles};
 use super::{Epilogue, Matrix, PANEL, Product, Storage};
 use crate::activation::{relu2_1, sigmoid1, silu1, tanh1};
@@ -137,12 +137,7 @@ fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
         w.rows()
     );
     let panels = w.rows().div_ceil(PANEL);
-    let (chunk_rows, group) = if rows <= FEW {
-        (rows.max(1), 1)
-    } else {
-        // Chunks of about the same size, whole tiles all but the last.
-        (rows.div_ceil(rows.div_ceil(CHUNK)).next_multiple_of(12), 2)
-    };
+    let (chunk_rows, group) = if rows <= FEW { (rows.max(1), 1) } else { (rows.div_ceil(rows.div_ceil(CHUNK)), 2) };
     let groups = panels.div_ceil(group);
     Task {
         w,
@@ -154,7 +149,7 @@ fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
         group,
         groups,
         start,
-        unit_cost: w.cols() * group * chunk_rows.div_ceil(FEW),
+        unit_cost: w.cols() * group * chunk_rows.div_ceil(ABREAST),
         units: rows.div_ceil(chunk_rows) * groups,
     }
 }

@@ -9,8 +9,11 @@ use super::region::{Piece, finish};
 use super::{BLOCK, Epilogue, PANEL, Storage};
 use crate::simd::{Level, dispatch};
 
-/// The most rows of x that are computed this way.
-pub(super) const FEW: usize = 6;
+/// The most rows of x that are computed this way. With more, widening the weights once for all rows pays.
+pub(super) const FEW: usize = 24;
+
+/// The most rows of x that pass over a panel together.
+pub(super) const ABREAST: usize = 6;
 
 /// How far ahead of its use a weight is asked for, in bytes.
 const AHEAD: usize = 4096;
@@ -49,9 +52,29 @@ unsafe fn by_rows<I: Lanes, F: Format>(piece: &Piece) {
             1 => streams::<I, F, 1, 4>(piece),
             2 => streams::<I, F, 2, 2>(piece),
             3 => streams::<I, F, 3, 2>(piece),
-            4 => streams::<I, F, 4, 1>(piece),
-            5 => streams::<I, F, 5, 1>(piece),
-            _ => streams::<I, F, 6, 1>(piece),
+            _ => {
+                for panel in piece.panels.clone() {
+                    groups::<I, F>(piece, panel);
+                }
+            }
+        }
+    }
+}
+
+/// More than three rows times one panel, in groups of four to six: a panel is in the cache after the first.
+#[inline(always)]
+unsafe fn groups<I: Lanes, F: Format>(piece: &Piece, panel: usize) {
+    let groups = piece.rows.div_ceil(ABREAST);
+    let mut row = 0;
+    for group in 0..groups {
+        // SAFETY: by the contract of `stream`.
+        unsafe {
+            row += match (piece.rows - row).div_ceil(groups - group) {
+                3 => panels::<I, F, 3, 1>(piece, row, [panel]),
+                4 => panels::<I, F, 4, 1>(piece, row, [panel]),
+                5 => panels::<I, F, 5, 1>(piece, row, [panel]),
+                _ => panels::<I, F, 6, 1>(piece, row, [panel]),
+            }
         }
     }
 }
@@ -64,21 +87,25 @@ unsafe fn streams<I: Lanes, F: Format, const R: usize, const P: usize>(piece: &P
     // SAFETY: by the contract of `stream`; all panels are among the piece's.
     unsafe {
         for i in 0..length {
-            panels::<I, F, R, P>(piece, std::array::from_fn(|p| first + p * length + i));
+            panels::<I, F, R, P>(piece, 0, std::array::from_fn(|p| first + p * length + i));
         }
         for panel in first + P * length..piece.panels.end {
-            panels::<I, F, R, 1>(piece, [panel]);
+            panels::<I, F, R, 1>(piece, 0, [panel]);
         }
     }
 }
 
-/// `R` rows of x times `P` panels.
+/// `R` rows of x, from `row` on, times `P` panels. Returns `R`.
 #[inline(always)]
-unsafe fn panels<I: Lanes, F: Format, const R: usize, const P: usize>(piece: &Piece, panels: [usize; P]) {
+unsafe fn panels<I: Lanes, F: Format, const R: usize, const P: usize>(
+    piece: &Piece,
+    row: usize,
+    panels: [usize; P],
+) -> usize {
     let column = PANEL * F::BYTES;
     let w = panels.map(|panel| piece.w.wrapping_add(panel * piece.cols * column));
-    let x: [*const f32; R] = std::array::from_fn(|r| piece.x.wrapping_add(r * piece.cols));
-    let y = |r: usize, p: usize| piece.y.wrapping_add(r * piece.outputs + panels[p] * PANEL);
+    let x: [*const f32; R] = std::array::from_fn(|r| piece.x.wrapping_add((row + r) * piece.cols));
+    let y = |r: usize, p: usize| piece.y.wrapping_add((row + r) * piece.outputs + panels[p] * PANEL);
     let width = |p: usize| (piece.outputs - panels[p] * PANEL).min(PANEL);
     let add = piece.then == Epilogue::Add;
     // SAFETY: columns are within the matrix, rows within x and y (contract of `stream`).
@@ -95,7 +122,10 @@ unsafe fn panels<I: Lanes, F: Format, const R: usize, const P: usize>(piece: &Pi
             let end = piece.cols.min(start + BLOCK);
             let mut sum = [[I::zero(); P]; R];
             for k in start..end {
-                let values = x.map(|x| I::splat(*x.add(k)));
+                let mut values = [I::splat(0.0); R];
+                for r in 0..R {
+                    values[r] = I::splat(*x[r].add(k));
+                }
                 for p in 0..P {
                     let at = w[p].add(k * column);
                     // A cache line holds one column of f32 and two of the others.
@@ -120,4 +150,5 @@ unsafe fn panels<I: Lanes, F: Format, const R: usize, const P: usize>(piece: &Pi
             }
         }
     }
+    R
 }

@@ -76,16 +76,17 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize>(piece: &Piece, scratc
             let mut panel = piece.panels.start;
             while panel < piece.panels.end {
                 // An odd last panel is computed twice rather than by a tile of its own.
-                let w: [*const f32; P] = std::array::from_fn(|p| {
+                let mut w = [wide.cast_const(); P];
+                for p in 0..P {
                     let panel = (panel + p).min(piece.panels.end - 1);
                     let from = piece.w.add(panel * panel_bytes + start * column);
                     let wide = wide.add(p * BLOCK * PANEL);
-                    match piece.storage {
+                    w[p] = match piece.storage {
                         Storage::F32 => from.cast(),
                         Storage::Bf16 => widen::<I, Bf16>(from, length, wide),
                         Storage::F16 => widen::<I, F16>(from, length, wide),
-                    }
-                });
+                    };
+                }
                 rows::<I, R, P>(piece, scratch, w, panel, start, length);
                 panel += P;
             }
@@ -118,67 +119,125 @@ unsafe fn rows<I: Lanes, const R: usize, const P: usize>(
     let add = start > 0 || piece.then == Epilogue::Add;
     let end = piece.outputs.min(piece.panels.end * PANEL);
     let width = (end - panel * PANEL).min(P * PANEL);
-    let outputs = piece.outputs;
-    // The block that comes next is fetched a little with every tile.
-    let next = piece.w.wrapping_add((panel + P) * panel_bytes + start * column);
-    let lines = (length * column).div_ceil(64);
-    let share = lines.div_ceil(piece.rows.div_ceil(R));
-    let (mut row, mut fetched) = (0, 0);
-    while row < piece.rows {
+    // The block that comes next is fetched while this one is computed, by the first tiles.
+    let mut next = piece.w.wrapping_add((panel + P) * panel_bytes + start * column);
+    let end = next.wrapping_add(length * column);
+    let tiles = piece.rows.div_ceil(R);
+    let mut row = 0;
+    for tile in 0..tiles {
         // SAFETY: by the contract of `tiles`: the block of columns is within the panel, the rows within x and y.
         unsafe {
-            for line in fetched..lines.min(fetched + share) {
-                for p in 0..P {
-                    I::prefetch(next.wrapping_add(p * panel_bytes + line * 64));
-                }
-            }
-            let x = x.add(row * BLOCK);
-            let y = piece.y.add(row * outputs + panel * PANEL);
-            row += match piece.rows - row {
-                left if left >= R => tile::<I, R, P>(x, w, length, y, outputs, width, add),
-                left if left >= 4 => tile::<I, 4, P>(x, w, length, y, outputs, width, add),
-                left if left >= 2 => tile::<I, 2, P>(x, w, length, y, outputs, width, add),
-                _ => tile::<I, 1, P>(x, w, length, y, outputs, width, add),
+            let task = Tile {
+                x: x.add(row * BLOCK),
+                w,
+                length,
+                y: piece.y.add(row * piece.outputs + panel * PANEL),
+                outputs: piece.outputs,
+                width,
+                add,
+                next,
+                panel_bytes,
             };
+            // All tiles of about the same height: a low one would leave the multipliers waiting.
+            row += by_height::<I, R, P>(&task, (piece.rows - row).div_ceil(tiles - tile));
         }
-        fetched += share;
+        if next < end {
+            next = next.wrapping_add(length / FETCH_EVERY * 64);
+        }
+    }
+}
+
+/// Columns of a tile for each cache line it fetches of the next block.
+const FETCH_EVERY: usize = 4;
+
+/// What a tile needs to know.
+struct Tile<const P: usize> {
+    x: *const f32,
+    w: [*const f32; P],
+    length: usize,
+    y: *mut f32,
+    /// The distance of rows of y.
+    outputs: usize,
+    /// Outputs of the panels that exist.
+    width: usize,
+    add: bool,
+    /// What to fetch for later: of `P` panels, so many bytes apart.
+    next: *const u8,
+    panel_bytes: usize,
+}
+
+/// A tile of `height` rows, of which `R` are the most. Returns the height.
+#[inline(always)]
+unsafe fn by_height<I: Lanes, const R: usize, const P: usize>(t: &Tile<P>, height: usize) -> usize {
+    // SAFETY: by the contract of `tiles`.
+    unsafe {
+        match height {
+            1 => tile::<I, 1, P>(t),
+            2 => tile::<I, 2, P>(t),
+            3 if R > 3 => tile::<I, 3, P>(t),
+            4 if R > 4 => tile::<I, 4, P>(t),
+            5 if R > 5 => tile::<I, 5, P>(t),
+            6 if R > 6 => tile::<I, 6, P>(t),
+            7 if R > 7 => tile::<I, 7, P>(t),
+            8 if R > 8 => tile::<I, 8, P>(t),
+            9 if R > 9 => tile::<I, 9, P>(t),
+            10 if R > 10 => tile::<I, 10, P>(t),
+            11 if R > 11 => tile::<I, 11, P>(t),
+            _ => tile::<I, R, P>(t),
+        }
     }
 }
 
 /// `R` rows of x times a block of `P` panels: one chain of multiply-adds for each element. Returns `R`.
 #[inline(always)]
-unsafe fn tile<I: Lanes, const R: usize, const P: usize>(
-    x: *const f32,
-    w: [*const f32; P],
-    length: usize,
-    y: *mut f32,
-    outputs: usize,
-    width: usize,
-    add: bool,
-) -> usize {
+unsafe fn tile<I: Lanes, const R: usize, const P: usize>(t: &Tile<P>) -> usize {
     // SAFETY: by the contract of `tiles`.
     unsafe {
         for r in 0..R {
-            I::prefetch(y.wrapping_add(r * outputs).cast());
+            I::prefetch(t.y.wrapping_add(r * t.outputs).cast());
         }
         let mut sum = [[I::zero(); P]; R];
-        for k in 0..length {
-            let weights = w.map(|w| I::load_f32(w.add(k * PANEL).cast()));
-            for r in 0..R {
-                let value = I::splat(*x.add(r * BLOCK + k));
-                for p in 0..P {
-                    sum[r][p] = I::multiply_add(weights[p], value, sum[r][p]);
-                }
+        let (mut k, mut next) = (0, t.next);
+        while k + FETCH_EVERY <= t.length {
+            for p in 0..P {
+                I::prefetch_late(next.wrapping_add(p * t.panel_bytes));
             }
+            next = next.wrapping_add(64);
+            for i in 0..FETCH_EVERY {
+                column::<I, R, P>(t, k + i, &mut sum);
+            }
+            k += FETCH_EVERY;
+        }
+        while k < t.length {
+            column::<I, R, P>(t, k, &mut sum);
+            k += 1;
         }
         for r in 0..R {
             for p in 0..P {
-                let y = y.add(r * outputs + p * PANEL);
-                let width = width.saturating_sub(p * PANEL).min(PANEL);
-                let total = if add { I::add(load::<I>(y, width), sum[r][p]) } else { sum[r][p] };
+                let y = t.y.add(r * t.outputs + p * PANEL);
+                let width = t.width.saturating_sub(p * PANEL).min(PANEL);
+                let total = if t.add { I::add(load::<I>(y, width), sum[r][p]) } else { sum[r][p] };
                 store::<I>(total, y, width);
             }
         }
     }
     R
+}
+
+/// Column `k` of a tile.
+#[inline(always)]
+unsafe fn column<I: Lanes, const R: usize, const P: usize>(t: &Tile<P>, k: usize, sum: &mut [[I::Row; P]; R]) {
+    // SAFETY: by the contract of `tiles`.
+    unsafe {
+        let mut weights = [I::zero(); P];
+        for p in 0..P {
+            weights[p] = I::load_f32(t.w[p].add(k * PANEL).cast());
+        }
+        for r in 0..R {
+            let value = I::splat(*t.x.add(r * BLOCK + k));
+            for p in 0..P {
+                sum[r][p] = I::multiply_add(weights[p], value, sum[r][p]);
+            }
+        }
+    }
 }
