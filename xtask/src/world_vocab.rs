@@ -65,11 +65,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 fn from_package(package: &Path) -> Result<Vec<u8>> {
     let mut archive = zip::ZipArchive::new(std::fs::File::open(package)?)?;
+    let is_vocabulary = |name: &str| Path::new(name).file_name().is_some_and(|n| n == FILE);
     let name = archive
         .file_names()
-        .find(|name| Path::new(name).file_name().is_some_and(|n| n == FILE))
-        .with_context(|| format!("no {FILE} inside"))?
-        .to_string();
+        .filter_map(|name| name.ok().map(|name| name.into_owned()))
+        .find(|name| is_vocabulary(name))
+        .with_context(|| format!("no {FILE} inside"))?;
     let mut text = Vec::new();
     archive.by_name(&name)?.read_to_end(&mut text)?;
     Ok(text)

@@ -39,7 +39,7 @@ fn node(label: u32, base: usize, id: u32, length: usize) -> Node {
 impl Trie {
     /// Uses a finished table in place. Rejects one whose children could lie outside it.
     pub(crate) fn from_nodes(nodes: Cow<'static, [Node]>) -> Result<Trie, Error> {
-        if nodes.is_empty() || nodes.len() % 256 != 0 {
+        if nodes.is_empty() || !nodes.len().is_multiple_of(256) {
             return Err(Error::Table("the number of trie slots is not a multiple of 256"));
         }
         Ok(Trie { nodes })

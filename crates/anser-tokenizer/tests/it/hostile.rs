@@ -77,10 +77,10 @@ proptest! {
         if cut {
             json.truncate(at);
         }
-        if let Ok(tokenizer) = Tokenizer::from_bytes(&json, None) {
-            if let Ok(ids) = tokenizer.encode("The goose 大雁 <|call|>".as_bytes()) {
-                tokenizer.decode(&ids);
-            }
+        if let Ok(tokenizer) = Tokenizer::from_bytes(&json, None)
+            && let Ok(ids) = tokenizer.encode("The goose 大雁 <|call|>".as_bytes())
+        {
+            tokenizer.decode(&ids);
         }
     }
 
