@@ -160,6 +160,7 @@ pub struct Sampler {
     /// For each token 1 + its place in `seen`, 0 when not seen; empty when nothing is penalised.
     place: Vec<u32>,
     adjusted: Vec<f32>,
+    weights: Vec<f32>,
     kept: Vec<Candidate>,
 }
 
@@ -204,6 +205,7 @@ impl Sampler {
             seen: Vec::with_capacity(tracked),
             place: vec![0; tracked],
             adjusted: Vec::with_capacity(vocab),
+            weights: Vec::with_capacity(vocab),
             kept: Vec::with_capacity(vocab),
         })
     }
@@ -278,9 +280,9 @@ impl Sampler {
             return Ok(out);
         }
         self.filter(greatest);
-        let total = mass(&self.kept);
+        let mass = mass(&self.kept);
         for candidate in &self.kept {
-            out[candidate.token as usize] = (candidate.weight as f64 / total) as f32;
+            out[candidate.token as usize] = (candidate.weight as f64 / mass) as f32;
         }
         Ok(out)
     }
@@ -290,7 +292,7 @@ impl Sampler {
         if logits.len() != self.vocab {
             return Err(Error::Batch { what: "logits to sample from", expected: self.vocab, found: logits.len() });
         }
-        if !logits.iter().all(|&l| l < f32::INFINITY) {
+        if !usable(logits) {
             return Err(Error::NonFiniteLogits);
         }
         let Sampling { presence, frequency, repetition, .. } = self.options;
@@ -323,22 +325,30 @@ impl Sampler {
             Order::Standard => temperature,
             Order::Pip => 1.0,
         };
+        self.weights.clear();
+        exponentials(&self.adjusted, max, first, |weights| self.weights.extend_from_slice(weights));
+        let everything = total(&self.weights, |&w| w);
+        // All tokens below this weigh less than 1 - top_p together: where top-p is the first filter, none of them is in
+        // the nucleus, and the long tail of the vocabulary need not be looked at again.
+        let top_p_first = order == Order::Pip || (top_k == 0 && typical == 1.0);
+        let floor = if top_p_first { 0.5 * (1.0 - top_p) * (everything / self.vocab as f64) as f32 } else { 0.0 };
         let kept = &mut self.kept;
         kept.clear();
-        exponentials(&self.adjusted, max, first, |start, weights| {
-            let tokens = (start as u32..).zip(&self.adjusted[start..]).zip(weights);
-            let candidates = tokens.map(|((token, &logit), &weight)| Candidate { token, logit, weight });
-            kept.extend(candidates.filter(|c| c.weight > 0.0));
-        });
+        for (token, (&weight, &logit)) in self.weights.iter().zip(&self.adjusted).enumerate() {
+            if weight > floor {
+                kept.push(Candidate { token: token as u32, logit, weight });
+            }
+        }
         match order {
             Order::Standard => {
                 keep_top_k(kept, top_k);
                 keep_typical(kept, typical, max, temperature);
-                keep_top_p(kept, top_p);
+                let mass = if top_p_first { everything } else { mass(kept) };
+                keep_top_p(kept, top_p, mass);
                 keep_min_p(kept, min_p);
             }
             Order::Pip => {
-                keep_top_p(kept, top_p);
+                keep_top_p(kept, top_p, everything);
                 keep_top_k(kept, top_k);
                 keep_typical(kept, typical, max, 1.0);
                 keep_min_p(kept, min_p);
@@ -356,10 +366,17 @@ impl Sampler {
     /// The candidate at the fraction `at` in [0, 1) of the kept mass.
     fn pick(&self, at: f64) -> u32 {
         let mut rest = at * mass(&self.kept);
-        for candidate in &self.kept {
-            rest -= candidate.weight as f64;
-            if rest < 0.0 {
-                return candidate.token;
+        for some in self.kept.chunks(64) {
+            let here = mass(some);
+            if rest >= here {
+                rest -= here;
+                continue;
+            }
+            for candidate in some {
+                rest -= candidate.weight as f64;
+                if rest < 0.0 {
+                    return candidate.token;
+                }
             }
         }
         // Rounding may leave a crumb beyond the last candidate; a weight of zero must not win by it.
@@ -380,7 +397,7 @@ pub fn log_probability(logits: &[f32], token: u32) -> f32 {
 /// [`Error::NonFiniteLogits`] when a logit is NaN or +inf, or none is finite.
 pub fn top_log_probabilities(logits: &[f32], n: usize) -> Result<Vec<(u32, f32)>, Error> {
     let normaliser = log_normaliser(logits);
-    if !normaliser.is_finite() || !logits.iter().all(|&l| l < f32::INFINITY) {
+    if !normaliser.is_finite() || !usable(logits) {
         return Err(Error::NonFiniteLogits);
     }
     let mut tokens: Vec<u32> = (0..logits.len() as u32).filter(|&t| logits[t as usize] > f32::NEG_INFINITY).collect();
@@ -400,32 +417,54 @@ fn log_normaliser(logits: &[f32]) -> f64 {
     }
     let max = logits[greatest(logits)];
     let mut sum = 0.0;
-    exponentials(logits, max, 1.0, |_, weights| sum += weights.iter().map(|&w| w as f64).sum::<f64>());
+    exponentials(logits, max, 1.0, |weights| sum += total(weights, |&w| w));
     max as f64 + sum.ln()
 }
 
-/// Hands out exp((logit - max) / temperature) of all logits, a piece and the index of its first at a time.
-fn exponentials(logits: &[f32], max: f32, temperature: f32, mut take: impl FnMut(usize, &[f32])) {
+/// Hands out exp((logit - max) / temperature) of all logits, a piece at a time.
+fn exponentials(logits: &[f32], max: f32, temperature: f32, mut take: impl FnMut(&[f32])) {
     let mut buffer = [0.0f32; 1024];
-    for (i, piece) in logits.chunks(buffer.len()).enumerate() {
+    for piece in logits.chunks(buffer.len()) {
         let weights = &mut buffer[..piece.len()];
         for (weight, &logit) in weights.iter_mut().zip(piece) {
             *weight = (logit - max) / temperature;
         }
         activation::exp(weights);
-        take(i * 1024, weights);
+        take(weights);
     }
+}
+
+/// Whether no logit is NaN or +inf.
+fn usable(logits: &[f32]) -> bool {
+    logits.chunks(64).all(|some| some.iter().fold(true, |all, &l| all & (l < f32::INFINITY)))
 }
 
 /// Index of the greatest value, the first among equals; the values hold no NaN and are not empty.
 fn greatest(values: &[f32]) -> usize {
-    // Two passes vectorise, one that carries the index does not.
-    let max = values.iter().fold(f32::NEG_INFINITY, |m, &v| if v > m { v } else { m });
+    // Independent lanes, because one running maximum (or sum, below) waits for itself at every step.
+    let mut lanes = [f32::NEG_INFINITY; 16];
+    for some in values.chunks(16) {
+        for (lane, &value) in lanes.iter_mut().zip(some) {
+            *lane = if value > *lane { value } else { *lane };
+        }
+    }
+    let max = lanes.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
     values.iter().position(|&v| v == max).unwrap_or(0)
 }
 
+/// The sum of a value of each item, always in the same order.
+fn total<T>(items: &[T], value: impl Fn(&T) -> f32) -> f64 {
+    let mut lanes = [0.0f64; 8];
+    for some in items.chunks(8) {
+        for (lane, item) in lanes.iter_mut().zip(some) {
+            *lane += value(item) as f64;
+        }
+    }
+    lanes.iter().sum()
+}
+
 fn mass(kept: &[Candidate]) -> f64 {
-    kept.iter().map(|c| c.weight as f64).sum()
+    total(kept, |c| c.weight)
 }
 
 fn keep_top_k(kept: &mut Vec<Candidate>, k: usize) {
@@ -452,9 +491,10 @@ fn rank(value: f32) -> u32 {
     if bits >> 31 == 0 { bits | 1 << 31 } else { !bits }
 }
 
-fn keep_top_p(kept: &mut Vec<Candidate>, p: f32) {
+/// `mass` is that of the distribution to take the nucleus of, also of what is no longer in `kept`.
+fn keep_top_p(kept: &mut Vec<Candidate>, p: f32, mass: f64) {
     if p < 1.0 {
-        let target = p as f64 * mass(kept);
+        let target = p as f64 * mass;
         let threshold = threshold(kept.iter().map(|c| (c.weight.to_bits(), c.weight as f64)), target);
         kept.retain(|c| c.weight.to_bits() >= threshold);
     }
@@ -462,12 +502,12 @@ fn keep_top_p(kept: &mut Vec<Candidate>, p: f32) {
 
 fn keep_typical(kept: &mut Vec<Candidate>, tau: f32, max: f32, temperature: f32) {
     if tau < 1.0 {
-        let total = mass(kept);
-        let normaliser = total.ln();
+        let mass = mass(kept);
+        let normaliser = mass.ln();
         let surprise = |c: &Candidate| normaliser + ((max - c.logit) / temperature) as f64;
-        let entropy: f64 = kept.iter().map(|c| c.weight as f64 / total * surprise(c)).sum();
+        let entropy: f64 = kept.iter().map(|c| c.weight as f64 / mass * surprise(c)).sum();
         let nearness = |c: &Candidate| rank(-(surprise(c) - entropy).abs() as f32);
-        let threshold = threshold(kept.iter().map(|c| (nearness(c), c.weight as f64)), tau as f64 * total);
+        let threshold = threshold(kept.iter().map(|c| (nearness(c), c.weight as f64)), tau as f64 * mass);
         kept.retain(|c| nearness(c) >= threshold);
     }
 }

@@ -16,6 +16,8 @@ use crate::raw::MappedFile;
 
 /// Metadata `format`, what tells a state from any other safetensors file.
 const FORMAT: &str = "anser-state";
+/// Values turned into bytes at a time.
+const CHUNK: usize = 1024;
 
 /// A slot in the metadata; its shape is its tensor's.
 #[derive(Serialize, Deserialize)]
@@ -54,7 +56,9 @@ impl StateFile {
             let (name, orientation) = (slot.to_string(), slot.orientation.clone());
             header.insert(name.clone(), json!({ "dtype": "F32", "shape": slot.shape, "data_offsets": [start, end] }));
             slots.push(SlotEntry { name, kind: slot.kind, orientation });
-            values.iter().for_each(|v| hash.update(v.to_le_bytes()));
+            for chunk in values.chunks(CHUNK) {
+                hash.update(little_endian(chunk, &mut [0; 4 * CHUNK]));
+            }
         }
         let metadata = json!({
             "format": FORMAT,
@@ -73,8 +77,8 @@ impl StateFile {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         for (_, values) in &self.slots {
-            for value in values {
-                out.write_all(&value.to_le_bytes())?;
+            for chunk in values.chunks(CHUNK) {
+                out.write_all(little_endian(chunk, &mut [0; 4 * CHUNK]))?;
             }
         }
         Ok(())
@@ -209,6 +213,14 @@ fn check_axes(slot: &Slot) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// The bytes of up to [`CHUNK`] values.
+fn little_endian<'a>(values: &[f32], buffer: &'a mut [u8; 4 * CHUNK]) -> &'a [u8] {
+    for (bytes, value) in buffer.chunks_exact_mut(4).zip(values) {
+        bytes.copy_from_slice(&value.to_le_bytes());
+    }
+    &buffer[..4 * values.len()]
 }
 
 fn hex(bytes: &[u8]) -> String {
