@@ -25,6 +25,7 @@ const PASS: u64 = 256;
 #[command(after_help = "\
 The continuation goes to stdout, everything else to stderr. Text ends at --max-tokens, at a stop
 string or at the end-of-document token. The saved state has read the prompt and all tokens drawn.
+Sampling defaults: temperature 1, top-p 0.85, no penalties.
 
 Many prompts: --input holds one JSON object a line, {\"prompt\": ...} or {\"tokens\": [...]}, with
 an optional \"id\" and overrides (\"max_tokens\", \"stop\", \"seed\", \"temperature\", ...). Every row
@@ -91,9 +92,9 @@ pub(crate) fn finish_name(finish: &Finish, stopped: bool) -> &'static str {
 }
 
 impl Args {
-    /// The sampling options; the model's own distribution where nothing is asked.
+    /// The sampling options.
     pub(crate) fn sampling(&self) -> Sampling {
-        self.sampling.resolve(&Sampling::default())
+        self.sampling.resolve(&Sampling { top_p: 0.85, ..Sampling::default() })
     }
 }
 

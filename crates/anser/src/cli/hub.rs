@@ -48,16 +48,24 @@ mod remote {
         if let Some(path) = in_cache(&cached, file.as_deref()) {
             return Ok(path);
         }
-        if offline {
-            return Err(hinted(
-                anyhow::anyhow!(
-                    "hf:{address} is not in the cache at {}, and HF_HUB_OFFLINE is set",
-                    cache.path().display()
-                ),
+        let failure = if offline {
+            let place = cache.path().display();
+            hinted(
+                anyhow::anyhow!("hf:{address} is not in the cache at {place}, and HF_HUB_OFFLINE is set"),
                 "unset HF_HUB_OFFLINE once to download it, or pass the path of a file you have",
-            ));
+            )
+        } else {
+            match download(cache, repo, file.as_deref()) {
+                Ok(path) => return Ok(path),
+                // The hub answered: what lies in the cache would answer another question.
+                Err(error) if !unreachable(&error) => return Err(explain(address, error)),
+                Err(error) => explain(address, error),
+            }
+        };
+        match loose(&cached).filter(|_| file.is_none()) {
+            Some(path) => Ok(path),
+            None => Err(failure),
         }
-        download(cache, repo, file.as_deref()).map_err(|error| explain(address, error))
     }
 
     /// `owner/repo[/file]`; the file may lie in folders.
@@ -94,13 +102,20 @@ mod remote {
             let complete = shards(&index).ok()?.iter().all(|shard| cached.get(shard).is_some());
             return complete.then(|| index.with_file_name(""));
         }
-        if let Some(weights) = cached.get(SINGLE) {
-            return Some(weights.with_file_name(""));
-        }
-        // A repository of loose files: which of them is the model was settled when it was downloaded.
+        cached.get(SINGLE).map(|weights| weights.with_file_name(""))
+    }
+
+    /// The one model file kept of a repository of loose files. Only the hub knows whether it is the only one.
+    fn loose(cached: &CacheRepo) -> Option<PathBuf> {
         let snapshot = cached.get(".")?;
         let names = std::fs::read_dir(&snapshot).ok()?.filter_map(|e| e.ok()?.file_name().into_string().ok());
         only_weights(&names.collect::<Vec<_>>()).ok().map(|name| snapshot.join(name))
+    }
+
+    fn unreachable(error: &anyhow::Error) -> bool {
+        error
+            .downcast_ref::<ApiError>()
+            .is_some_and(|api| !["404", "401", "403"].iter().any(|code| api.to_string().contains(code)))
     }
 
     /// Downloads what is missing; an interrupted download goes on where it stopped.

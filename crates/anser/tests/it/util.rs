@@ -110,6 +110,7 @@ impl Outcome {
     pub(crate) fn fails(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "stderr: {}", self.stderr);
         assert!(!self.stderr.contains("panicked"), "{}", self.stderr);
+        assert!(self.stdout.is_empty(), "data of a command that failed");
         self.stderr
     }
 }

@@ -85,8 +85,7 @@ impl Conversation {
         if self.messages.is_empty() {
             return Ok(self.base.clone());
         }
-        let options = RenderOptions { add_generation_prompt: false, think: Think::Unset, ..self.options.clone() };
-        let text = self.render(&options)?;
+        let text = self.render(&self.past())?;
         self.read(text.as_bytes(), model, exec, tokenizer)
     }
 
@@ -117,7 +116,10 @@ impl Conversation {
             message.content = hinted;
         }
         // Keep the state at the end of the user's turn, where a reply without its think block begins as well.
-        self.state(model, exec, tokenizer)?;
+        let turn = self.render(&self.past())?.into_bytes();
+        if turn.len() < text.len() && text.starts_with(&turn) {
+            self.read(&turn, model, exec, tokenizer)?;
+        }
 
         let (mut read, state) = self.latest(&text);
         let prompt = tokenizer.encode(&text[read.len()..])?;
@@ -174,6 +176,11 @@ impl Conversation {
 
     fn render(&self, options: &RenderOptions) -> Result<String> {
         Ok(self.joint.to_string() + &self.template.render(&self.messages, options)?)
+    }
+
+    /// How to render what was said, without the opening of another reply.
+    fn past(&self) -> RenderOptions {
+        RenderOptions { add_generation_prompt: false, think: Think::Unset, ..self.options.clone() }
     }
 
     /// The latest kept state on the way to `text`, with the text it has read.
