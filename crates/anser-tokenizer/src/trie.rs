@@ -80,7 +80,7 @@ impl Trie {
 
     /// Builds the trie of `entries`, sorted by their bytes, which are unique, not empty and at most 255 long.
     pub(crate) fn build(entries: &[(&[u8], u32)]) -> Result<Trie, Error> {
-        let mut slots = Slots::default();
+        let mut slots = Slots { first_free: NONE, last_free: NONE, ..Slots::default() };
         slots.grow()?;
         slots.take(0);
 
@@ -145,6 +145,7 @@ struct Slots {
 }
 
 const NONE: usize = usize::MAX;
+
 /// Free slots tried for one node before the table grows instead: bounds the time to build a crowded table.
 const TRIES: usize = 4096;
 
@@ -154,9 +155,6 @@ impl Slots {
         let start = self.nodes.len();
         if start + 256 > MAX_SLOTS {
             return Err(Error::Vocabulary(format!("more than {MAX_SLOTS} trie nodes")));
-        }
-        if start == 0 {
-            (self.first_free, self.last_free) = (NONE, NONE);
         }
         for slot in start..start + 256 {
             self.nodes.push(node(EMPTY, 0, 0, 0));
@@ -192,9 +190,9 @@ impl Slots {
         let (mut slot, mut tries) = (self.first_free, 0);
         loop {
             if slot == NONE || tries == TRIES {
+                // A fresh block of 256 has room for any set of labels, under any base inside it.
                 slot = self.nodes.len();
                 self.grow()?;
-                // A fresh block of 256 has room for any set of labels, under any base inside it.
                 tries = 0;
             }
             let base = slot ^ first;

@@ -49,10 +49,14 @@ impl World {
         sorted.sort_unstable();
         if let Some(&(bytes, id)) = sorted.iter().find(|e| e.0.is_empty() || e.0.len() > MAX_ENTRY || e.1 > MAX_ID) {
             let length = bytes.len();
-            return Err(Error::Vocabulary(format!("entry {id} has {length} bytes, expected 1 to {MAX_ENTRY}")));
+            let limits = format!("ids go up to {MAX_ID}, entries have 1 to {MAX_ENTRY} bytes");
+            return Err(Error::Vocabulary(format!("entry {id} of {length} bytes: {limits}")));
         }
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].0 == pair[1].0) {
             return Err(Error::Vocabulary(format!("ids {} and {} have the same bytes", pair[0].1, pair[1].1)));
+        }
+        if sorted.iter().map(|e| e.0.len()).sum::<usize>() >= 1 << 24 {
+            return Err(Error::Vocabulary("16 MiB of text or more".to_string()));
         }
         let trie = Trie::build(&sorted)?;
 
@@ -66,9 +70,6 @@ impl World {
                 text.extend_from_slice(bytes);
             }
             let offset = text.len() - keeper.len();
-            if offset >= 1 << 24 {
-                return Err(Error::Vocabulary("more than 16 MiB of text".to_string()));
-            }
             let span = &mut spans[id as usize];
             if *span != [0; 4] {
                 return Err(Error::Vocabulary(format!("id {id} stands twice")));
