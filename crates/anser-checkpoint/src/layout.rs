@@ -42,23 +42,26 @@ impl Located {
     /// The tensor's elements out of its file's bytes.
     pub(crate) fn read<'a>(&self, raw: &RawTensor, file: &'a [u8]) -> (Dtype, Cow<'a, [u8]>) {
         let stored = &file[raw.range.clone()];
-        let (dtype, mut data) = match raw.encoding {
-            Encoding::Plain(dtype) => (dtype, self.view.take(stored, dtype.bytes())),
+        let (dtype, data) = match raw.encoding {
+            Encoding::Plain(dtype) => (dtype, self.view.take(Cow::Borrowed(stored), dtype.bytes())),
             Encoding::Blocks(format) => {
-                let mut values = vec![0.0f32; raw.elements()];
-                (format.decode)(stored, &mut values);
-                let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
-                (Dtype::F32, Cow::Owned(self.view.take(&bytes, 4).into_owned()))
+                let widened = f32_bytes(raw.elements(), format.elements, |start, values| {
+                    let block = start / format.elements * format.bytes;
+                    (format.decode)(&stored[block..block + values.len() / format.elements * format.bytes], values);
+                });
+                (Dtype::F32, self.view.take(Cow::Owned(widened), 4))
             }
         };
         if self.exponent == 0 {
             return (dtype, data);
         }
         // In f32, since f16 may not hold the products.
-        let mut values = vec![0.0; data.len() / dtype.bytes()];
-        dtype.widen(&data, &mut values);
-        data = Cow::Owned(values.iter().flat_map(|x| (x * self.factor()).to_le_bytes()).collect());
-        (Dtype::F32, data)
+        let (size, factor) = (dtype.bytes(), self.factor());
+        let scaled = f32_bytes(data.len() / size, 1, |start, values| {
+            dtype.widen(&data[start * size..], values);
+            values.iter_mut().for_each(|value| *value *= factor);
+        });
+        (Dtype::F32, Cow::Owned(scaled))
     }
 
     /// One element, by its row-major position in the official tensor.
@@ -83,6 +86,21 @@ impl Located {
     fn factor(&self) -> f32 {
         (self.exponent as f32).exp2()
     }
+}
+
+/// Little-endian f32 of `elements` values, filled a few thousand at a time and in whole multiples of `block`.
+fn f32_bytes(elements: usize, block: usize, fill: impl Fn(usize, &mut [f32])) -> Vec<u8> {
+    let mut bytes = vec![0; elements * 4];
+    let mut values = vec![0.0; 4096usize.next_multiple_of(block)];
+    let chunk = values.len();
+    for (index, out) in bytes.chunks_mut(chunk * 4).enumerate() {
+        let values = &mut values[..out.len() / 4];
+        fill(index * chunk, values);
+        for (out, value) in out.chunks_exact_mut(4).zip(values) {
+            out.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+    bytes
 }
 
 /// The type that holds most elements.

@@ -91,17 +91,20 @@ impl View {
         at
     }
 
-    /// The official elements, `size` bytes each, out of the stored ones; borrowed where they lie so.
-    pub(super) fn take<'a>(&self, stored: &'a [u8], size: usize) -> Cow<'a, [u8]> {
+    /// The official elements, `size` bytes each, out of the stored ones; not copied where they lie so.
+    pub(super) fn take<'a>(&self, stored: Cow<'a, [u8]>, size: usize) -> Cow<'a, [u8]> {
         let elements: usize = self.shape.iter().product();
         if self.is_row_major() {
-            return Cow::Borrowed(&stored[self.start * size..(self.start + elements) * size]);
+            let range = self.start * size..(self.start + elements) * size;
+            return match stored {
+                Cow::Borrowed(stored) => Cow::Borrowed(&stored[range]),
+                Cow::Owned(stored) if range == (0..stored.len()) => Cow::Owned(stored),
+                Cow::Owned(stored) => Cow::Owned(stored[range].to_vec()),
+            };
         }
-        let mut out = Vec::with_capacity(elements * size);
-        let (inner, outer) = match self.axes.split_last() {
-            Some((inner, outer)) => (*inner, outer),
-            None => return Cow::Borrowed(&stored[self.start * size..(self.start + 1) * size]),
-        };
+        // A window without axes is row-major.
+        let (outer, inner) = self.axes.split_at(self.axes.len() - 1);
+        let (inner, mut out) = (inner[0], Vec::with_capacity(elements * size));
         let rows = View { shape: Vec::new(), axes: outer.to_vec(), start: self.start };
         for row in 0..elements / inner.length.max(1) {
             let start = rows.position(row);
@@ -172,7 +175,7 @@ mod tests {
     fn taken(take: Take, shape: &[usize], stored: &RawTensor) -> Vec<u8> {
         let bytes: Vec<u8> = (0..60).collect();
         let view = View::new(take, shape, stored).unwrap();
-        let out = view.take(&bytes, 1).into_owned();
+        let out = view.take(Cow::Borrowed(&bytes), 1).into_owned();
         let one_by_one: Vec<u8> = (0..out.len()).map(|at| bytes[view.position(at)]).collect();
         assert_eq!(out, one_by_one, "{take:?}");
         out
