@@ -5,7 +5,7 @@
 
 mod rows;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use anser_engine::{Score, State, score};
 use anser_tokenizer::Tokenizer;
@@ -13,14 +13,16 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
 
-use super::error::Interrupted;
-use super::model::{Loaded, ModelArgs};
+use super::error::{Interrupted, usage};
+use super::model::{LoadArgs, Loaded, ModelArgs};
 use super::output::{self, Interrupt, Progress};
 use rows::Row;
 
 /// Score a model on a task
 #[derive(clap::Args)]
-#[command(after_help = "\
+#[command(
+    allow_missing_positional = true,
+    after_help = "\
 Tasks and their files, one JSON object a line:
   lambada   {\"text\": ...}: is the last word the most probable continuation?
   mcq       {\"question\", \"choices\": [...], \"answer\": 0, \"subject\"}, or {\"prompt\", \"choices\", \"answer\"}
@@ -29,17 +31,20 @@ Tasks and their files, one JSON object a line:
 
 Examples:
   anser eval model.pth --task lambada lambada_test.jsonl
-  anser eval model.pth --task mcq mmlu.jsonl --limit 100 --json")]
+  anser eval model.pth --task mcq mmlu.jsonl --limit 100 --json"
+)]
 pub(crate) struct Args {
+    /// A checkpoint (a path or hf:owner/repo[/file]) and the file with the task's rows
+    // One list: clap cannot leave the first of two positionals out when a flag stands between them.
+    #[arg(value_names = ["MODEL", "FILE"], required = true)]
+    paths: Vec<String>,
+
     #[command(flatten)]
-    model: ModelArgs,
+    how: LoadArgs,
 
     /// The task
     #[arg(long)]
     task: Task,
-
-    /// The task's rows
-    file: PathBuf,
 
     /// Only the first N rows
     #[arg(long, value_name = "N")]
@@ -98,14 +103,21 @@ struct Report {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
+    let (model, file) = match &args.paths[..] {
+        [file] => (None, Path::new(file)),
+        [model, file] => (Some(model.clone()), Path::new(file)),
+        _ => return Err(usage("too many arguments", "the order is: anser eval MODEL --task TASK FILE")),
+    };
+    let model = ModelArgs { model, how: args.how };
+    model.locate()?;
     let mut rows = match args.task {
-        Task::Lambada => rows::lambada(&args.file)?,
-        Task::Mcq => rows::mcq(&args.file)?,
-        Task::Classify => rows::classify(&args.file)?,
+        Task::Lambada => rows::lambada(file)?,
+        Task::Mcq => rows::mcq(file)?,
+        Task::Classify => rows::classify(file)?,
     };
     rows.truncate(args.limit.unwrap_or(usize::MAX).max(1));
     let interrupt = Interrupt::listen()?;
-    let mut loaded = args.model.load()?;
+    let mut loaded = model.load()?;
     let mut progress = Progress::new("scoring", rows.len() as u64, "rows");
     let mut outcomes = Vec::with_capacity(rows.len());
     for batch in rows.chunks(args.batch.into()) {

@@ -20,6 +20,13 @@ pub(crate) struct ModelArgs {
     /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file]
     pub(crate) model: Option<String>,
 
+    #[command(flatten)]
+    pub(crate) how: LoadArgs,
+}
+
+/// How to run a model.
+#[derive(clap::Args, Default)]
+pub(crate) struct LoadArgs {
     /// byte, world, or a vocabulary file (tokenizer.json, rwkv_vocab*.txt) [default: told from the checkpoint]
     #[arg(long, value_name = "byte|world|FILE", help_heading = "Model")]
     pub(crate) tokenizer: Option<String>,
@@ -63,7 +70,7 @@ impl ModelArgs {
 
     /// Opens the checkpoint without loading its weights.
     pub(crate) fn open(&self) -> Result<Arc<Checkpoint>> {
-        let options = OpenOptions { group_norm_eps: self.group_norm_eps, ..OpenOptions::default() };
+        let options = OpenOptions { group_norm_eps: self.how.group_norm_eps, ..OpenOptions::default() };
         Ok(Arc::new(Checkpoint::open_with(&self.locate()?, &options)?))
     }
 
@@ -102,16 +109,16 @@ impl ModelArgs {
         let started = Instant::now();
         let checkpoint = self.open()?;
         let spinner = Spinner::new(format!("loading {}", checkpoint.path().display()));
-        let mut exec = Executor::new(self.threads);
-        exec.check_numerics = self.check_numerics;
-        let model = load(checkpoint.clone(), &exec, &LoadOptions { storage: self.dtype })?;
+        let mut exec = Executor::new(self.how.threads);
+        exec.check_numerics = self.how.check_numerics;
+        let model = load(checkpoint.clone(), &exec, &LoadOptions { storage: self.how.dtype })?;
         drop(spinner);
-        let tokenizer = match &self.tokenizer {
+        let tokenizer = match &self.how.tokenizer {
             Some(name) => Ok(named_tokenizer(name)?),
             None => guess_tokenizer(&checkpoint)?,
         };
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
-        let accept = if self.allow_foreign_state { Accept::SameShapes } else { Accept::SameModel };
+        let accept = if self.how.allow_foreign_state { Accept::SameShapes } else { Accept::SameModel };
         Ok(Loaded { checkpoint, model, exec, load_ms, accept, tokenizer })
     }
 }

@@ -33,12 +33,12 @@ fn main_errors() {
 #[test]
 fn damaged_models_are_refused() {
     let sandbox = Sandbox::new();
-    for file in ["infer_v7.safetensors", "tiny_v7.pth"] {
-        let whole = std::fs::read(golden(file)).unwrap();
+    for file in [v7(), golden("tiny_v7.pth")] {
+        let whole = std::fs::read(&file).unwrap();
         let refuse = |bytes: &[u8], what: &str| {
             sandbox.write("model", bytes);
             let said = sandbox.run(&[&"logits", &"model", &"--tokens", &"1", &"--json"]).fails(1);
-            assert!(said.contains("model"), "{file}, {what}: {said}");
+            assert!(said.contains("model"), "{file:?}, {what}: {said}");
         };
         refuse(b"", "empty");
         refuse(b"not a model", "text");

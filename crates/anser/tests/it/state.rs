@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 
-use crate::util::{Sandbox, golden, settings, v7};
+use crate::util::{Sandbox, model, settings, v7};
 
 fn save(sandbox: &Sandbox, prompt: &str, file: &str) {
     sandbox.run(&[&"generate", &v7(), &"-p", &prompt, &"-n", &"0", &"--save-state", &file]).ok();
@@ -64,34 +64,34 @@ fn time_state_files_go_out_and_in() {
 fn the_state_of_another_model_is_refused() {
     let sandbox = Sandbox::new();
     save(&sandbox, "The geese", "a.state");
-    let with = |model: &str, state: &str, more: &[&dyn AsRef<OsStr>]| {
-        let path = golden(model);
+    let with = |name: &str, state: &str, more: &[&dyn AsRef<OsStr>]| {
+        let path = model(name);
         let args: [&dyn AsRef<OsStr>; 8] = [&"generate", &path, &"--state", &state, &"--tokens", &"5", &"-n", &"1"];
         sandbox.run(&[&args[..], more].concat())
     };
-    let said = with("infer_v6.safetensors", "a.state", &[]).fails(1);
+    let said = with("infer_v6", "a.state", &[]).fails(1);
     settings(&sandbox).bind(|| insta::assert_snapshot!("state_of_another_architecture", said));
-    let said = with("infer_v7.safetensors", "none.state", &[]).fails(1);
+    let said = with("infer_v7", "none.state", &[]).fails(1);
     assert!(said.contains("none.state"), "{said}");
     sandbox.write("junk.state", "no state at all");
-    let said = with("infer_v7.safetensors", "junk.state", &[]).fails(1);
+    let said = with("infer_v7", "junk.state", &[]).fails(1);
     assert!(said.contains("junk.state"), "{said}");
     let whole = std::fs::read(sandbox.path("a.state")).unwrap();
     for keep in [0, 7, 100, whole.len() / 2, whole.len() - 1] {
         sandbox.write("cut.state", &whole[..keep]);
-        with("infer_v7.safetensors", "cut.state", &[]).fails(1);
+        with("infer_v7", "cut.state", &[]).fails(1);
     }
-    with("infer_v7.safetensors", "a.state", &[]).ok();
+    with("infer_v7", "a.state", &[]).ok();
 }
 
 #[cfg(target_os = "linux")]
 #[test]
 fn a_full_disk_is_an_error_and_leaves_the_old_file() {
     let sandbox = Sandbox::new();
-    let said = sandbox.run(&[&"generate", &v7(), &"-p", &"x", &"-n", &"1", &"--save-state", &"/dev/full"]).fails(1);
+    let said = sandbox.run(&[&"generate", &v7(), &"-p", &"x", &"-n", &"0", &"--save-state", &"/dev/full"]).fails(1);
     assert!(said.contains("/dev/full"), "{said}");
     let said =
-        sandbox.run(&[&"generate", &v7(), &"-p", &"x", &"-n", &"1", &"--save-state", &"no/such/folder"]).fails(1);
+        sandbox.run(&[&"generate", &v7(), &"-p", &"x", &"-n", &"0", &"--save-state", &"no/such/folder"]).fails(1);
     assert!(said.contains("no/such/folder"), "{said}");
     sandbox.write("in.jsonl", "{\"prompt\":\"x\"}\n");
     let args: [&dyn AsRef<OsStr>; 8] =

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Mutex;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -20,14 +21,28 @@ pub(crate) struct Outcome {
     pub(crate) stderr: String,
 }
 
-/// A golden checkpoint of the repository.
+/// A golden file of the repository, by its place under `golden/lm`.
 pub(crate) fn golden(file: &str) -> PathBuf {
     anser_testkit::golden_dir().canonicalize().unwrap().join("lm").join(file)
 }
 
-/// `golden/lm/infer_v7.safetensors`: RWKV-7, byte vocabulary.
+/// A model file with the weights of `golden/lm/{name}.safetensors`, which holds inputs and outputs beside them.
+pub(crate) fn model(name: &str) -> PathBuf {
+    static WRITING: Mutex<()> = Mutex::new(());
+    let path = Path::new(env!("CARGO_TARGET_TMPDIR")).canonicalize().unwrap().join(format!("{name}.safetensors"));
+    let _one_at_a_time = WRITING.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    if !path.exists() {
+        // Renamed into place: another test process may be looking for it.
+        let draft = path.with_extension(std::process::id().to_string());
+        anser_testkit::write_weights(&format!("lm/{name}"), &draft);
+        std::fs::rename(&draft, &path).unwrap();
+    }
+    path
+}
+
+/// RWKV-7 with a byte vocabulary.
 pub(crate) fn v7() -> PathBuf {
-    golden("infer_v7.safetensors")
+    model("infer_v7")
 }
 
 impl Sandbox {
@@ -133,6 +148,7 @@ pub(crate) fn settings(sandbox: &Sandbox) -> insta::Settings {
             .collect::<String>()
     };
     settings.add_filter(&escape(sandbox.dir.path()), "[DIR]");
+    settings.add_filter(&escape(&Path::new(env!("CARGO_TARGET_TMPDIR")).canonicalize().unwrap()), "[MODELS]");
     settings.add_filter(&escape(&anser_testkit::golden_dir().canonicalize().unwrap()), "[GOLDEN]");
     settings
 }
