@@ -113,8 +113,7 @@ pub fn assert_close(what: &str, got: &[f32], want: &[f32], tolerance: f32) {
     let (mut worst, mut at, mut diff2, mut want2) = (0.0f32, 0, 0.0f64, 0.0f64);
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
         let d = (g - w).abs();
-        // NaN compares false with everything: it must count as the worst.
-        if !(d <= worst) {
+        if d > worst || d.is_nan() {
             (worst, at) = (d, i);
         }
         diff2 += ((g - w) as f64).powi(2);
