@@ -18,7 +18,7 @@
 //! use anser::engine::{Batch, Executor, LoadOptions, Logits, load};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/lm/infer_v7.safetensors");
+//! # let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../golden/hf/native_v7_sharded");
 //! let checkpoint = Checkpoint::open(path.as_ref())?;
 //! let mut exec = Executor::new(2);
 //! let model = load(Arc::new(checkpoint), &exec, &LoadOptions::default())?;

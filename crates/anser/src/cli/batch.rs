@@ -111,7 +111,7 @@ pub(crate) fn run(args: generate::Args) -> Result<()> {
     };
     let interrupt = Interrupt::listen()?;
     let mut loaded = args.model.load()?;
-    let state = args.state.as_deref().map(|path| loaded.load_state(path)).transpose()?;
+    let state = args.state.state.is_some().then(|| loaded.state(&args.state)).transpose()?;
     let (model, exec, tokenizer) = loaded.parts()?;
     let sampling = args.sampling();
     let job = Job { args: &args, sampling, state, tokenizer, input: &input };

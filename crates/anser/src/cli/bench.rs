@@ -28,14 +28,14 @@ pub(crate) struct Args {
     model: Option<String>,
 
     /// RWKV-7 of this size with random weights: 0.1b, 0.4b or 1.5b
-    #[arg(long, value_name = "SIZE", value_parser = ["0.1b", "0.4b", "1.5b"])]
+    #[arg(long, value_name = "SIZE", value_parser = ["0.1b", "0.4b", "1.5b"], hide_possible_values = true)]
     synthetic: Option<String>,
 
     /// Storage of the matrices: f32, bf16 or f16 [default: as in the checkpoint; bf16 for --synthetic]
     #[arg(long, value_name = "TYPE", value_parser = parse_storage)]
     dtype: Option<Storage>,
 
-    /// Threads [default: one a core]
+    /// Number of threads [default: one a core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
 

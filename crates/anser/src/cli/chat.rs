@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use super::error::{Interrupted, usage};
-use super::model::{Loaded, ModelArgs};
+use super::model::{Loaded, ModelArgs, StateArgs};
 use super::output::{self, Interrupt};
 use super::sampling::SamplingArgs;
 use conversation::{Conversation, Draw};
@@ -56,8 +56,15 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT", help_heading = "Chat")]
     system: Option<String>,
 
-    /// How think blocks are shown
-    #[arg(long, value_enum, default_value_t = ThinkDisplay::Dim, help_heading = "Chat")]
+    /// How think blocks are shown: show with their tags, dim, or hide
+    #[arg(
+        long,
+        value_enum,
+        value_name = "HOW",
+        default_value_t = ThinkDisplay::Dim,
+        hide_possible_values = true,
+        help_heading = "Chat"
+    )]
     think: ThinkDisplay,
 
     /// Whether and how long to think: unset, fake, fake-inline, free, hinted, short, long
@@ -76,12 +83,11 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Chat")]
     stop: Vec<String>,
 
-    /// Go on from this state
-    #[arg(long, value_name = "FILE", help_heading = "Chat")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    state: StateArgs,
 
     /// Keep the state when the chat ends
-    #[arg(long, value_name = "FILE", help_heading = "Chat")]
+    #[arg(long, value_name = "FILE", help_heading = "State")]
     save_state: Option<PathBuf>,
 
     /// Where typed lines are kept [default: anser/chat_history in the user's state folder]
@@ -94,11 +100,9 @@ pub(crate) struct Args {
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
 enum ThinkDisplay {
-    /// With their tags
     Show,
-    /// Dimmed; with their tags where there is no colour
+    // With their tags where there is no colour.
     Dim,
-    /// Not at all
     Hide,
 }
 
@@ -119,7 +123,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         ..RenderOptions::default()
     };
     let stops = [template.stops(), args.stop.clone()].concat();
-    let base = loaded.state(args.state.as_deref())?;
+    let base = loaded.state(&args.state)?;
     eprintln!("{} template; /help lists the commands, Ctrl-D ends", template.name());
     let mut conversation = Conversation::new(base, template, options);
     if let Some(system) = &args.system {
@@ -148,7 +152,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
             if matches!(name, "quit" | "exit") {
                 break;
             }
-            if let Err(error) = obey(name, rest.trim(), &mut conversation, &mut loaded) {
+            if let Err(error) = obey(name, rest.trim(), &mut conversation, &mut loaded, args.state.allow_foreign_state)
+            {
                 eprintln!("error: {error:#}");
             }
             continue;
@@ -180,7 +185,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 /// Runs one of the chat's commands.
-fn obey(name: &str, rest: &str, conversation: &mut Conversation, loaded: &mut Loaded) -> Result<()> {
+fn obey(
+    name: &str,
+    rest: &str,
+    conversation: &mut Conversation,
+    loaded: &mut Loaded,
+    allow_foreign: bool,
+) -> Result<()> {
     let file = || match rest {
         "" => Err(usage(format!("/{name} needs a file name"), "")),
         path => Ok(PathBuf::from(path)),
@@ -192,7 +203,7 @@ fn obey(name: &str, rest: &str, conversation: &mut Conversation, loaded: &mut Lo
             eprintln!("saved to {}", path.display());
         }
         "load" => {
-            let state = loaded.load_state(&file()?)?;
+            let state = loaded.load_state(&file()?, allow_foreign)?;
             eprintln!("going on after {} tokens", state.tokens());
             conversation.restart(state);
         }

@@ -21,11 +21,12 @@ use rows::Row;
 /// Score a model on a task
 #[derive(clap::Args)]
 #[command(
-    allow_missing_positional = true,
+    override_usage = "anser eval [OPTIONS] --task <TASK> [MODEL] <FILE>",
     after_help = "\
 Tasks and their files, one JSON object a line:
   lambada   {\"text\": ...}: is the last word the most probable continuation?
-  mcq       {\"question\", \"choices\": [...], \"answer\": 0, \"subject\"}, or {\"prompt\", \"choices\", \"answer\"}
+  mcq       {\"question\", \"choices\": [...], \"answer\": 0, \"subject\"}, or with \"prompt\" for the
+            question: then the choices are the texts that are compared
   classify  {\"text\", \"label\"}; an optional first line {\"labels\": [...], \"prompt\": \"... {text} ...\"};
             also .tsv (label, text) and .csv with a header (text,label)
 
@@ -34,16 +35,16 @@ Examples:
   anser eval model.pth --task mcq mmlu.jsonl --limit 100 --json"
 )]
 pub(crate) struct Args {
-    /// A checkpoint (a path or hf:owner/repo[/file]) and the file with the task's rows
+    /// MODEL: a checkpoint, as everywhere; FILE: the task's rows
     // One list: clap cannot leave the first of two positionals out when a flag stands between them.
-    #[arg(value_names = ["MODEL", "FILE"], required = true)]
+    #[arg(value_name = "MODEL> <FILE", required = true)]
     paths: Vec<String>,
 
     #[command(flatten)]
     how: LoadArgs,
 
-    /// The task
-    #[arg(long)]
+    /// lambada: the last word of a passage; mcq: multiple choice; classify: one label a text
+    #[arg(long, hide_possible_values = true)]
     task: Task,
 
     /// Only the first N rows
@@ -62,11 +63,8 @@ pub(crate) struct Args {
 #[derive(Clone, Copy, PartialEq, ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum Task {
-    /// The last word of a passage
     Lambada,
-    /// Multiple choice
     Mcq,
-    /// One label a text
     Classify,
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::batch;
 use super::error::Interrupted;
-use super::model::ModelArgs;
+use super::model::{ModelArgs, StateArgs};
 use super::output::{self, Interrupt, Progress};
 use super::prompt::{PromptArgs, or_start_of_document};
 use super::reply::Reply;
@@ -48,9 +48,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) batch: batch::BatchArgs,
 
-    /// Go on from this state
-    #[arg(long, value_name = "FILE", help_heading = "State")]
-    pub(crate) state: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) state: StateArgs,
 
     /// Keep the state for later
     #[arg(long, value_name = "FILE", help_heading = "State", conflicts_with = "input")]
@@ -126,11 +125,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
     args.prompt.require()?;
     let interrupt = Interrupt::listen()?;
     let mut loaded = args.model.load()?;
-    let state = loaded.state(args.state.as_deref())?;
+    let state = loaded.state(&args.state)?;
     let load_ms = loaded.load_ms;
     let (model, exec, tokenizer) = loaded.parts()?;
     let prompt = args.prompt.encode(|| Ok(tokenizer))?;
-    let prompt = or_start_of_document(prompt, tokenizer, args.state.is_some())?;
+    let prompt = or_start_of_document(prompt, tokenizer, args.state.state.is_some())?;
     let end = tokenizer.end_of_document().filter(|_| !args.ignore_end);
 
     let mut scheduler = Scheduler::new(model, 1);

@@ -28,7 +28,7 @@ mod remote {
 
     use anyhow::{Context, Result};
     use hf_hub::api::sync::{ApiBuilder, ApiError};
-    use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+    use hf_hub::{Cache, CacheRepo};
 
     use crate::cli::error::{hinted, usage};
 
@@ -41,9 +41,8 @@ mod remote {
 
     pub(crate) fn fetch(address: &str) -> Result<PathBuf> {
         let (name, file) = split(address)?;
-        let repo = Repo::new(name.clone(), RepoType::Model);
         let cache = Cache::new(cache_dir()?);
-        let cached = cache.repo(repo.clone());
+        let cached = cache.model(name.clone());
         let offline = std::env::var_os("HF_HUB_OFFLINE").is_some_and(|value| !value.is_empty() && value != "0");
         if let Some(path) = in_cache(&cached, file.as_deref()) {
             return Ok(path);
@@ -55,7 +54,7 @@ mod remote {
                 "unset HF_HUB_OFFLINE once to download it, or pass the path of a file you have",
             )
         } else {
-            match download(cache, repo, file.as_deref()) {
+            match download(cache, &name, file.as_deref()) {
                 Ok(path) => return Ok(path),
                 // The hub answered: what lies in the cache would answer another question.
                 Err(error) if !unreachable(&error) => return Err(explain(address, error)),
@@ -109,7 +108,7 @@ mod remote {
     fn loose(cached: &CacheRepo) -> Option<PathBuf> {
         let snapshot = cached.get(".")?;
         let names = std::fs::read_dir(&snapshot).ok()?.filter_map(|e| e.ok()?.file_name().into_string().ok());
-        only_weights(&names.collect::<Vec<_>>()).ok().map(|name| snapshot.join(name))
+        only_weights("", &names.collect::<Vec<_>>()).ok().map(|name| snapshot.join(name))
     }
 
     fn unreachable(error: &anyhow::Error) -> bool {
@@ -119,7 +118,7 @@ mod remote {
     }
 
     /// Downloads what is missing; an interrupted download goes on where it stopped.
-    fn download(cache: Cache, repo: Repo, file: Option<&str>) -> Result<PathBuf> {
+    fn download(cache: Cache, name: &str, file: Option<&str>) -> Result<PathBuf> {
         let token = std::env::var("HF_TOKEN").ok().filter(|token| !token.is_empty()).or_else(|| cache.token());
         let mut builder = ApiBuilder::from_cache(cache)
             .with_token(token)
@@ -128,7 +127,7 @@ mod remote {
         if let Some(endpoint) = std::env::var("HF_ENDPOINT").ok().filter(|endpoint| !endpoint.is_empty()) {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').to_string());
         }
-        let repo = builder.build()?.repo(repo);
+        let repo = builder.build()?.model(name.to_string());
         if let Some(file) = file {
             return Ok(repo.get(file)?);
         }
@@ -149,11 +148,11 @@ mod remote {
             };
             return Ok(weights.with_file_name(""));
         }
-        Ok(repo.get(&only_weights(&names)?)?)
+        Ok(repo.get(&only_weights(name, &names)?)?)
     }
 
     /// The one file of a repository that can be a model.
-    fn only_weights(names: &[String]) -> Result<String> {
+    fn only_weights(repo: &str, names: &[String]) -> Result<String> {
         for extension in [".safetensors", ".pth", ".gguf"] {
             let mut found = names.iter().filter(|name| name.ends_with(extension));
             match (found.next(), found.next()) {
@@ -162,16 +161,13 @@ mod remote {
                 (Some(first), Some(_)) => {
                     let all: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.ends_with(extension)).collect();
                     return Err(usage(
-                        format!("the repository holds {} models: {}", all.len(), all.join(", ")),
-                        format!("name the file: hf:owner/repo/{first}"),
+                        format!("{repo} holds {} models: {}", all.len(), all.join(", ")),
+                        format!("name the file: hf:{repo}/{first}"),
                     ));
                 }
             }
         }
-        Err(hinted(
-            anyhow::anyhow!("the repository holds no .safetensors, .pth or .gguf file"),
-            "is it the right repository?",
-        ))
+        Err(hinted(anyhow::anyhow!("{repo} holds no .safetensors, .pth or .gguf file"), "is it the right repository?"))
     }
 
     /// Names of the files an index refers to.
@@ -192,8 +188,8 @@ mod remote {
         } else if matches!(api, ApiError::LockAcquisition(_)) {
             "another program is downloading this file: wait for it to end"
         } else {
-            "without network, download the file elsewhere and pass its path; what was downloaded once is kept and works \
-             offline (HF_HOME says where; HF_ENDPOINT names a mirror); run the command again to go on with a download"
+            "what was fetched once works without network, and an interrupted download goes on when run again; else fetch \
+             the file elsewhere and pass its path (HF_ENDPOINT names a mirror, HF_HOME the cache)"
         };
         hinted(error.context(format!("cannot fetch hf:{address}")), hint)
     }

@@ -1,14 +1,13 @@
 //! `anser logits`: the raw scores, for whoever wants to compare them with another runtime's.
 
 use std::fmt::Write;
-use std::path::PathBuf;
 
 use anser_engine::sampling::top_log_probabilities;
 use anser_engine::{Batch, Logits, prefill};
 use anyhow::Result;
 use serde_json::json;
 
-use super::model::ModelArgs;
+use super::model::{ModelArgs, StateArgs};
 use super::output::{self, Progress};
 use super::prompt::{PromptArgs, or_start_of_document};
 
@@ -33,9 +32,8 @@ pub(crate) struct Args {
     #[command(flatten)]
     prompt: PromptArgs,
 
-    /// Start from this state instead of the model's initial one
-    #[arg(long, value_name = "FILE")]
-    state: Option<PathBuf>,
+    #[command(flatten)]
+    state: StateArgs,
 
     /// Every position, not only the last
     #[arg(long, requires = "json")]
@@ -52,9 +50,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut loaded = args.model.load()?;
     let mut tokens = args.prompt.encode(|| loaded.tokenizer())?;
     if tokens.is_empty() {
-        tokens = or_start_of_document(tokens, loaded.tokenizer()?, args.state.is_some())?;
+        tokens = or_start_of_document(tokens, loaded.tokenizer()?, args.state.state.is_some())?;
     }
-    let mut state = loaded.state(args.state.as_deref())?;
+    let mut state = loaded.state(&args.state)?;
     let mut progress = Progress::new("reading", tokens.len() as u64, "tokens");
     let (model, exec) = (loaded.model.as_ref(), &mut loaded.exec);
     let mut logits = Vec::new();

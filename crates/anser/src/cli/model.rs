@@ -35,7 +35,7 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "TYPE", value_parser = parse_storage, help_heading = "Model")]
     pub(crate) dtype: Option<Storage>,
 
-    /// Threads [default: one a core]
+    /// Number of threads [default: one a core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Model")]
     pub(crate) threads: usize,
 
@@ -43,13 +43,22 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "X", help_heading = "Model")]
     pub(crate) group_norm_eps: Option<f32>,
 
-    /// Accept states of other models of the same shapes, such as fine-tunes of one base
-    #[arg(long, help_heading = "Model")]
-    pub(crate) allow_foreign_state: bool,
-
     /// Fail at the first layer whose values turn NaN or infinite, and name it
     #[arg(long, help_heading = "Model")]
     pub(crate) check_numerics: bool,
+}
+
+/// Where to go on from.
+#[derive(clap::Args)]
+#[command(next_help_heading = "State")]
+pub(crate) struct StateArgs {
+    /// Go on from this state instead of the model's initial one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) state: Option<PathBuf>,
+
+    /// Accept states of other models of the same shapes, such as fine-tunes of one base
+    #[arg(long)]
+    pub(crate) allow_foreign_state: bool,
 }
 
 /// A model ready to run.
@@ -58,7 +67,6 @@ pub(crate) struct Loaded {
     pub(crate) model: Box<dyn Model>,
     pub(crate) exec: Executor,
     pub(crate) load_ms: f64,
-    accept: Accept,
     tokenizer: Result<Tokenizer, String>,
 }
 
@@ -79,7 +87,7 @@ impl ModelArgs {
         let Some(name) = &self.model else {
             return Err(usage(
                 "no model given",
-                "name a checkpoint: a path, or hf:owner/repo[/file]; from Anser's source tree: golden/lm/infer_v7.safetensors",
+                "name a checkpoint: a path, or hf:owner/repo[/file]; from Anser's source tree: golden/hf/native_v7_sharded",
             ));
         };
         if let Some(address) = name.strip_prefix("hf:") {
@@ -118,8 +126,7 @@ impl ModelArgs {
             None => guess_tokenizer(&checkpoint)?,
         };
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
-        let accept = if self.how.allow_foreign_state { Accept::SameShapes } else { Accept::SameModel };
-        Ok(Loaded { checkpoint, model, exec, load_ms, accept, tokenizer })
+        Ok(Loaded { checkpoint, model, exec, load_ms, tokenizer })
     }
 }
 
@@ -143,18 +150,28 @@ impl Loaded {
         Ok((&**model, exec, tokenizer))
     }
 
-    /// A state file of this model, or an error that says whose it is.
-    pub(crate) fn load_state(&self, path: &Path) -> Result<State> {
+    /// The state of a file, if it is this model's.
+    pub(crate) fn load_state(&self, path: &Path, allow_foreign: bool) -> Result<State> {
         let file = StateFile::load(path)?;
-        file.check(path, self.model.config(), &self.checkpoint.fingerprint(), self.accept)?;
+        let (config, fingerprint) = (self.model.config(), self.checkpoint.fingerprint());
+        let accept = if allow_foreign { Accept::SameShapes } else { Accept::SameModel };
+        file.check(path, config, &fingerprint, accept).map_err(|error| {
+            match file.check(path, config, &fingerprint, Accept::SameShapes) {
+                Ok(()) => hinted(error, "--allow-foreign-state accepts it"),
+                Err(_) => error.into(),
+            }
+        })?;
         let mut state = self.model.new_state();
         state.restore(&file)?;
         Ok(state)
     }
 
     /// The state to start from: the given file's, or the model's own.
-    pub(crate) fn state(&self, path: Option<&Path>) -> Result<State> {
-        path.map_or_else(|| Ok(self.model.new_state()), |path| self.load_state(path))
+    pub(crate) fn state(&self, from: &StateArgs) -> Result<State> {
+        match &from.state {
+            Some(path) => self.load_state(path, from.allow_foreign_state),
+            None => Ok(self.model.new_state()),
+        }
     }
 
     /// Writes a state, whole or not at all.

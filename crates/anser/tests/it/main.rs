@@ -1,4 +1,5 @@
 //! The real program, driven in temporary folders. One binary, one module a theme.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod bench;
 mod chat;

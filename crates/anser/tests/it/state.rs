@@ -82,6 +82,26 @@ fn the_state_of_another_model_is_refused() {
         with("infer_v7", "cut.state", &[]).fails(1);
     }
     with("infer_v7", "a.state", &[]).ok();
+
+    // The same shapes, other weights: one weight of the embedding is changed.
+    let mut bytes = std::fs::read(v7()).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let start = 8 + header + json["emb.weight"]["data_offsets"][0].as_u64().unwrap() as usize;
+    bytes[start..start + 2].copy_from_slice(&0x3f80u16.to_le_bytes());
+    sandbox.write("tuned.safetensors", bytes);
+    let tuned = |more: &[&dyn AsRef<OsStr>]| {
+        let args: [&dyn AsRef<OsStr>; 8] =
+            [&"generate", &"tuned.safetensors", &"--state", &"a.state", &"--tokens", &"5", &"-n", &"0"];
+        sandbox.run(&[&args[..], more].concat())
+    };
+    let said = tuned(&[]).fails(1);
+    settings(&sandbox).bind(|| {
+        let mut settings = insta::Settings::clone_current();
+        settings.add_filter("[0-9a-f]{12}\\.\\.\\.", "[FINGERPRINT]");
+        settings.bind(|| insta::assert_snapshot!("state_of_another_model", said));
+    });
+    tuned(&[&"--allow-foreign-state"]).ok();
 }
 
 #[cfg(target_os = "linux")]
