@@ -5,6 +5,7 @@ mod laws;
 mod refusals;
 mod sampling;
 mod scheduler;
+mod tuned_state;
 
 use std::path::Path;
 use std::sync::Arc;

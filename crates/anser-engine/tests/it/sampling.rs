@@ -342,7 +342,7 @@ fn extreme_logits() {
             let p = sampler.probabilities(&huge).unwrap();
             assert!(p[1] == 0.0 && p[2] == 0.0 && p.iter().all(|p| p.is_finite()), "{options:?}: {p:?}");
             let choice = sampler.sample(&huge).unwrap();
-            assert!(choice.logprob.is_finite() && choice.token % 3 == 0);
+            assert!(choice.logprob.is_finite() && [0, 3].contains(&choice.token));
         }
     }
 }
