@@ -1,18 +1,21 @@
 //! The state file: safetensors, one f32 tensor a slot, and string metadata.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
+use std::sync::Arc;
 
-use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{Orientation, Owner, Slot, SlotKind, StateFile, StateHeader};
 use crate::error::Error;
-use crate::raw::MappedFile;
+use crate::raw::{Encoding, MappedFile, RawTensor};
+use crate::tensor::Dtype;
+use crate::{pth, safetensors};
 
 /// Metadata `format`, what tells a state from any other safetensors file.
 const FORMAT: &str = "anser-state";
@@ -94,14 +97,16 @@ impl StateFile {
     pub fn load(path: &Path) -> Result<StateFile, Error> {
         let file = MappedFile::open(path)?;
         let bytes = file.bytes();
-        if bytes.starts_with(b"PK\x03\x04") || bytes.starts_with(b"\x80\x02") {
+        if bytes.starts_with(pth::ZIP_MAGIC) || bytes.starts_with(pth::LEGACY_MAGIC) {
             let hint = "convert it once: a .pth with time_state tensors has no header and must be told its model";
             let what = "a PyTorch file as a state".to_string();
             return Err(Error::Unsupported { file: path.to_path_buf(), what, hint: hint.to_string() });
         }
         let bad = |what: String| file.malformed(what);
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| bad(format!("no safetensors header: {e}")))?;
-        let Some(metadata) = header.metadata().as_ref().filter(|m| m.get("format").is_some_and(|f| f == FORMAT)) else {
+        if !safetensors::recognises(bytes) {
+            return Err(bad("expected a state file, which begins as safetensors do".to_string()));
+        }
+        let Some(metadata) = metadata(&file)?.filter(|m| m.get("format").is_some_and(|f| f == FORMAT)) else {
             return Err(bad(format!(
                 "expected a state file (metadata format = {FORMAT}), found other safetensors data"
             )));
@@ -134,7 +139,8 @@ impl StateFile {
             created_by: metadata.get("created_by").cloned().unwrap_or_default(),
         };
 
-        let tensors = SafeTensors::deserialize(bytes).map_err(|e| bad(format!("damaged or cut off: {e}")))?;
+        // Checks that the tensors lie in the file, fill it and do not overlap.
+        let tensors = safetensors::read(file.clone())?.tensors;
         if tensors.len() != entries.len() {
             return Err(bad(format!(
                 "the header lists {} slots, the file holds {} tensors",
@@ -142,27 +148,26 @@ impl StateFile {
                 tensors.len()
             )));
         }
+        let mut by_name: HashMap<String, RawTensor> = tensors.into_iter().map(|t| (t.name.clone(), t)).collect();
         let (mut hash, mut slots) = (Sha256::new(), Vec::with_capacity(entries.len()));
-        let mut names = std::collections::HashSet::with_capacity(entries.len());
-        for entry in entries {
-            if !names.insert(entry.name.clone()) {
-                return Err(bad(format!("slot `{}` is listed twice", entry.name)));
-            }
-            let tensor =
-                tensors.tensor(&entry.name).map_err(|_| bad(format!("slot `{}` has no tensor", entry.name)))?;
-            if tensor.dtype() != Dtype::F32 {
-                let (file, found) = (path.to_path_buf(), format!("{:?}", tensor.dtype()));
-                return Err(Error::Dtype { file, tensor: entry.name, expected: "F32", found });
-            }
-            let Some((owner, name)) = parse_name(&entry.name) else {
-                return Err(bad(format!("slot `{}`: expected layers.<number>.<name> or model.<name>", entry.name)));
+        for SlotEntry { name: full, kind, orientation } in entries {
+            let Some(tensor) = by_name.remove(&full) else {
+                return Err(bad(format!("slot `{full}` has no tensor of its own")));
             };
-            let (kind, orientation) = (entry.kind, entry.orientation);
-            let slot = Slot { owner, name: Cow::Owned(name), shape: tensor.shape().to_vec(), kind, orientation };
-            check_axes(&slot).map_err(|what| bad(format!("slot `{}`: {what}", entry.name)))?;
-            hash.update(tensor.data());
-            let values = tensor.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-            slots.push((slot, values.collect()));
+            if !matches!(tensor.encoding, Encoding::Plain(Dtype::F32)) {
+                let (file, found) = (path.to_path_buf(), "a 16-bit type".to_string());
+                return Err(Error::Dtype { file, tensor: full, expected: "F32", found });
+            }
+            let Some((owner, name)) = parse_name(&full) else {
+                return Err(bad(format!("slot `{full}`: expected layers.<number>.<name> or model.<name>")));
+            };
+            let slot = Slot { owner, name: Cow::Owned(name), shape: tensor.shape, kind, orientation };
+            check_axes(&slot).map_err(|what| bad(format!("slot `{full}`: {what}")))?;
+            let stored = &bytes[tensor.range];
+            hash.update(stored);
+            let mut values = vec![0.0; slot.elements()];
+            Dtype::F32.widen(stored, &mut values);
+            slots.push((slot, values));
         }
         let checksum = hex(&hash.finalize());
         if metadata.get("checksum").is_some_and(|stated| *stated != checksum) {
@@ -172,6 +177,24 @@ impl StateFile {
         }
         Ok(StateFile { header: state_header, slots })
     }
+}
+
+/// The free-form part of a safetensors header.
+fn metadata(file: &Arc<MappedFile>) -> Result<Option<HashMap<String, String>>, Error> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(rename = "__metadata__")]
+        metadata: Option<HashMap<String, String>>,
+    }
+    let (length, rest) = file.bytes().split_at(8); // there: the file was recognised
+    let length = length.iter().rev().fold(0u64, |n, &byte| n << 8 | byte as u64);
+    let header = usize::try_from(length).ok().and_then(|length| rest.get(..length));
+    let Some(header) = header else {
+        let (expected, found) = (length.saturating_add(8), file.bytes().len() as u64);
+        return Err(Error::Truncated { file: file.path().to_path_buf(), what: "the header".into(), expected, found });
+    };
+    let parsed = serde_json::from_slice::<Header>(header);
+    parsed.map(|header| header.metadata).map_err(|e| file.malformed(format!("the header is damaged: {e}")))
 }
 
 /// `layers.3.wkv` or `model.count`.

@@ -257,11 +257,14 @@ fn a_summary_shows_each_slot() {
 #[test]
 fn files_that_are_no_states_are_refused() {
     let refused = |bytes: &[u8]| message(&load(bytes).unwrap_err());
-    assert!(refused(b"").starts_with("s.state: no safetensors header: "));
-    assert!(refused(&[255; 64]).starts_with("s.state: no safetensors header: "));
-    assert!(refused(&file(&"[".repeat(100_000), b"")).starts_with("s.state: no safetensors header: "));
+    let unrecognised = "s.state: expected a state file, which begins as safetensors do";
+    assert_eq!(refused(b""), unrecognised);
+    assert_eq!(refused(&[255; 64]), unrecognised);
+    assert_eq!(refused(&file(&"[".repeat(100_000), b"")), unrecognised);
+    assert!(refused(&file(&"{\"a\":".repeat(100_000), b"")).starts_with("s.state: the header is damaged: "));
     // A header that claims nearly 100 MB in a file of 108 bytes.
-    assert!(refused(&[&99_999_999u64.to_le_bytes()[..], &[b' '; 100]].concat()).starts_with("s.state: no safetensors"));
+    let claims = [&99_999_999u64.to_le_bytes()[..], &[b'{'; 100]].concat();
+    assert_eq!(refused(&claims), "s.state: the header needs 100000007 bytes, the file has 108");
     assert_eq!(
         refused(&file("{}", b"")),
         "s.state: expected a state file (metadata format = anser-state), found other safetensors data"
@@ -312,7 +315,7 @@ fn headers_are_read_strictly() {
     let slot = |text: &'static str| set("slots", text);
     assert_eq!(
         slot(r#"[{"name":"layers.1.x","kind":"fixed","orientation":"vector"}]"#),
-        "s.state: slot `layers.1.x` has no tensor"
+        "s.state: slot `layers.1.x` has no tensor of its own"
     );
     assert_eq!(
         slot(r#"[{"name":"layers.0.x","kind":"fixed","orientation":"key_value"}]"#),
@@ -331,7 +334,7 @@ fn headers_are_read_strictly() {
     let dtype = refused(&|h: &mut serde_json::Value| {
         h["layers.0.x"] = serde_json::json!({ "dtype": "F16", "shape": [4], "data_offsets": [0, 8] });
     });
-    assert_eq!(dtype, "s.state: tensor `layers.0.x` is stored as F16, expected F32");
+    assert_eq!(dtype, "s.state: tensor `layers.0.x` is stored as a 16-bit type, expected F32");
     for name in
         ["wkv", "layers.x", "layers.01.x", "layers.+1.x", "layers.0.", "model.", "layers.99999999999999999999.x"]
     {
@@ -344,7 +347,17 @@ fn headers_are_read_strictly() {
         assert_eq!(text, format!("s.state: slot `{name}`: expected layers.<number>.<name> or model.<name>"));
     }
     let shape = refused(&|h: &mut serde_json::Value| h["layers.0.x"]["shape"] = serde_json::json!([1u64 << 62, 8]));
-    assert!(shape.starts_with("s.state: no safetensors header: "), "{shape}");
+    assert!(shape.ends_with("cannot fill bytes 0..8"), "{shape}");
+    // Eight tensors that end where u64 does: sums of offsets must not overflow.
+    let far = refused(&|h: &mut serde_json::Value| {
+        let size = 1u64 << 61;
+        for i in 0..8u64 {
+            h[format!("layers.{i}.x")] = serde_json::json!({
+                "dtype": "F32", "shape": [size / 4 - i / 7], "data_offsets": [i * size, (i + 1).wrapping_mul(size).wrapping_sub(i / 7 * 4)],
+            });
+        }
+    });
+    assert!(far.contains("needs 23058430"), "{far}");
 }
 
 #[test]
