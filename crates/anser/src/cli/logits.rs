@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anser_engine::sampling::top_log_probabilities;
 use anser_engine::{Batch, Logits, prefill};
 use anyhow::Result;
-use serde_json::json;
+use serde::Serialize;
 
 use super::model::{ModelArgs, StateArgs};
 use super::output::{self, Progress};
@@ -44,6 +44,12 @@ pub(crate) struct Args {
     json: bool,
 }
 
+/// `[V]`, or `[tokens, V]` with --all.
+#[derive(Serialize)]
+struct Report<T> {
+    logits: T,
+}
+
 pub(crate) fn run(args: Args) -> Result<()> {
     args.model.locate()?;
     args.prompt.require()?;
@@ -65,12 +71,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
             rows.extend(logits.chunks_exact(vocab).map(<[f32]>::to_vec));
             progress.set(rows.len() as u64);
         }
-        return output::json(&json!({ "logits": rows }));
+        return output::json(&Report { logits: rows });
     }
     prefill(model, exec, &[&tokens], &mut [&mut state], &mut logits, &mut |read| progress.set(read as u64))?;
     drop(progress);
     if args.json {
-        return output::json(&serde_json::json!({ "logits": logits }));
+        return output::json(&Report { logits });
     }
     let mut table = format!("{:>8} {:>10} {:>9}  text\n", "token", "logit", "p");
     for (token, logprob) in top_log_probabilities(&logits, SHOWN)? {

@@ -26,6 +26,31 @@ fn logits_are_the_reference_runtimes() {
 }
 
 #[test]
+fn folders_give_the_logits_of_the_model_they_were_made_from() {
+    let sandbox = Sandbox::new();
+    for (folder, original) in [
+        ("v4", "infer_v4"),
+        ("custom_v5", "infer_v52"),
+        ("custom_v6", "infer_v6"),
+        ("fla_v6", "infer_v6"),
+        ("fla_v7", "infer_v7"),
+        ("native_v7_sharded", "infer_v7"),
+        ("native_v7_prefixed", "infer_v7"),
+    ] {
+        let path = anser_testkit::golden_dir().join("hf").join(folder);
+        let of = |model: &std::path::Path| {
+            let out = sandbox.run(&[&"logits", &model, &"--tokens", &"34,10,5,32", &"--json"]).json();
+            floats(&out["logits"])
+        };
+        if folder == "native_v7_prefixed" {
+            assert_eq!(of(&path).len(), 48, "{folder}: other weights, those of golden/lm/pth_variants");
+        } else {
+            assert_eq!(of(&path), of(&model(original)), "{folder}");
+        }
+    }
+}
+
+#[test]
 fn a_pth_gives_the_logits_of_its_safetensors_copy() {
     let sandbox = Sandbox::new();
     for version in ["v4", "v52", "v6", "v7"] {

@@ -67,7 +67,16 @@ impl Sandbox {
     pub(crate) fn command(&self, args: &[&dyn AsRef<OsStr>]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_anser"));
         command.args(args).current_dir(self.dir.path()).env("HOME", self.dir.path()).env("NO_PROXY", "127.0.0.1");
-        for name in ["HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_TOKEN", "HF_HUB_OFFLINE", "XDG_STATE_HOME"] {
+        for name in [
+            "HF_HOME",
+            "HF_HUB_CACHE",
+            "HF_ENDPOINT",
+            "HF_TOKEN",
+            "HF_HUB_OFFLINE",
+            "XDG_STATE_HOME",
+            "COLUMNS",
+            "CLICOLOR_FORCE",
+        ] {
             command.env_remove(name);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
