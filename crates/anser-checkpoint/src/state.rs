@@ -94,8 +94,8 @@ impl fmt::Display for Slot {
 }
 
 impl Config {
-    /// The slots of this model's state, layer by layer: `att_shift` [C] (the last LN1 output), `wkv`
-    /// ([H, key, value]; RWKV-4: [3, C], the rows `aa`, `bb`, `pp`), `ffn_shift` [C] (the last LN2 output).
+    /// The slots of this model's state, layer by layer: `att_shift` `[C]` (the last LN1 output), `wkv`
+    /// (`[H, key, value]`; RWKV-4: `[3, C]`, the rows `aa`, `bb`, `pp`), `ffn_shift` `[C]` (the last LN2 output).
     pub fn state_slots(&self) -> Vec<Slot> {
         let (wkv, orientation) = match self.version {
             Version::V4 => (vec![3, self.width], Orientation::Rows(Cow::Borrowed("aa,bb,pp"))),

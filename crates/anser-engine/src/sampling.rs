@@ -220,7 +220,7 @@ impl Sampler {
         self.seed
     }
 
-    /// Draws a token from `logits` [V] and consumes exactly one random number, also when greedy.
+    /// Draws a token from `logits` `[V]` and consumes exactly one random number, also when greedy.
     ///
     /// The draw is not counted by the penalties until [`Sampler::accept`] is called. A logit of -inf bans its token.
     ///
@@ -385,7 +385,7 @@ impl Sampler {
     }
 }
 
-/// Natural log of a token's probability under the model: log-softmax of `logits` [V] at `token`.
+/// Natural log of a token's probability under the model: log-softmax of `logits` `[V]` at `token`.
 pub fn log_probability(logits: &[f32], token: u32) -> f32 {
     (logits[token as usize] as f64 - log_normaliser(logits)) as f32
 }

@@ -65,7 +65,7 @@ impl StateFile {
         }
     }
 
-    /// Writes the matrix states as `blocks.<i>.att.time_state` [H, value, key] in f32, a `.pth` file for PyTorch and for
+    /// Writes the matrix states as `blocks.<i>.att.time_state` `[H, value, key]` in f32, a `.pth` file for PyTorch and for
     /// `rwkv` runtimes. Such a file has no place for anything else: the names of the slots left out are returned, without
     /// those that are all zero.
     ///
@@ -105,7 +105,7 @@ impl StateFile {
     }
 }
 
-/// Swaps the last two axes of [H, size, size].
+/// Swaps the last two axes of `[H, size, size]`.
 fn transpose_heads(from: &[f32], size: usize, to: &mut [f32]) {
     let area = size * size;
     for (from, to) in from.chunks_exact(area.max(1)).zip(to.chunks_exact_mut(area.max(1))) {
