@@ -3,7 +3,6 @@
 mod conversation;
 mod input;
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anser_checkpoint::Version;
@@ -305,9 +304,7 @@ impl Display {
     }
 
     fn write(&mut self, text: &str) -> Result<()> {
-        let mut out = std::io::stdout().lock();
-        out.write_all(text.as_bytes())?;
-        out.flush()?;
+        output::text(text)?;
         self.text = text.to_string();
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! One way for every failure to reach the user: the chain of causes, a hint, an exit code.
 
 use std::fmt;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 /// Exit code of wrong usage, as clap's own.
@@ -13,6 +13,11 @@ const INTERRUPTED: u8 = 130;
 #[derive(Debug, thiserror::Error)]
 #[error("interrupted")]
 pub(crate) struct Interrupted;
+
+/// Whoever read our output has had enough: no failure.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output was closed")]
+pub(crate) struct ClosedPipe;
 
 /// The command line asks for something that makes no sense.
 #[derive(Debug)]
@@ -64,9 +69,9 @@ fn find<E: std::error::Error + 'static>(error: &anyhow::Error) -> Option<&E> {
     error.chain().find_map(|cause| cause.downcast_ref()).or_else(|| hint(error).and_then(|h| find(&h.error)))
 }
 
-/// Prints an error and says which exit code it deserves. A closed pipe is no error: whoever read us has had enough.
+/// Prints an error and says which exit code it deserves.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    if find::<std::io::Error>(error).is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) {
+    if find::<ClosedPipe>(error).is_some() {
         return ExitCode::SUCCESS;
     }
     let mut stderr = std::io::stderr().lock();

@@ -1,6 +1,6 @@
 //! `anser generate`: continue a prompt, or many.
 
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -144,7 +144,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
     let mut reply = Reply::new(tokenizer, &args.stop, args.raw);
     let mut text = Vec::new();
-    let mut stdout = std::io::stdout().lock();
     let started = Instant::now();
     let mut first_token = None;
     let mut progress = Some(Progress::new("reading the prompt", prompt_tokens as u64, "tokens"));
@@ -162,8 +161,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
                     first_token.get_or_insert_with(Instant::now);
                     let new = reply.push(choice);
                     if !args.json && !new.is_empty() {
-                        stdout.write_all(&new)?;
-                        stdout.flush()?;
+                        output::write(&new)?;
                     }
                     text.extend(new);
                     if reply.stopped()
@@ -193,7 +191,6 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let seconds = |from: Instant, to: Instant| to.duration_since(from).as_secs_f64();
         let (prefill, decode) = (seconds(started, first_token), seconds(first_token, ended));
         let later = reply.tokens.len().saturating_sub(1);
-        drop(stdout);
         output::json(&Report {
             text: String::from_utf8_lossy(&text).into_owned(),
             finish,
@@ -209,12 +206,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
             logprobs: reply.logprobs.clone(),
         })?;
     } else {
-        stdout.write_all(&rest)?;
-        if !args.raw && stdout.is_terminal() && !text.ends_with(b"\n") {
-            stdout.write_all(b"\n")?;
+        output::write(&rest)?;
+        if !args.raw && std::io::stdout().is_terminal() && !text.ends_with(b"\n") {
+            output::write(b"\n")?;
         }
-        stdout.flush()?;
-        drop(stdout);
     }
 
     if let Some(path) = &args.save_state {

@@ -61,11 +61,9 @@ pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(usage) => {
-            let code = if usage.use_stderr() { error::USAGE } else { 0 };
-            return match usage.print() {
-                Ok(()) => ExitCode::from(code),
-                Err(failure) => error::report(&failure.into()),
-            };
+            // Help that nobody reads is no failure.
+            let _ = usage.print();
+            return ExitCode::from(if usage.use_stderr() { error::USAGE } else { 0 });
         }
     };
     let result = match cli.command {

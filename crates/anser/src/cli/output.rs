@@ -1,6 +1,6 @@
 //! Writing: JSON, progress bars, a clean end on Ctrl-C.
 
-use std::io::{IsTerminal, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -11,22 +11,31 @@ use anyhow::Result;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use super::error::ClosedPipe;
+
 /// What takes less time than this shows no progress.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// One line of JSON on stdout.
-pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+/// Bytes on stdout, at once.
+pub(crate) fn write(bytes: &[u8]) -> Result<()> {
     let mut out = std::io::stdout().lock();
-    serde_json::to_writer(&mut out, value).map_err(std::io::Error::from)?;
-    out.write_all(b"\n")?;
-    Ok(out.flush()?)
+    let written = out.write_all(bytes).and_then(|()| out.flush());
+    written.map_err(|error| match error.kind() {
+        ErrorKind::BrokenPipe => ClosedPipe.into(),
+        _ => anyhow::Error::new(error).context("cannot write to standard output"),
+    })
 }
 
 /// Text on stdout.
 pub(crate) fn text(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    Ok(out.flush()?)
+    write(text.as_bytes())
+}
+
+/// One line of JSON on stdout.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    let mut line = serde_json::to_vec(value)?;
+    line.push(b'\n');
+    write(&line)
 }
 
 /// Whether stdout is a terminal that wants escape codes.
