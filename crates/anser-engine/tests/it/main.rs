@@ -1,5 +1,6 @@
 //! Tests of the engine: golden files, the equalities every model must keep, refusals, sampling, scheduling.
 
+mod allocation;
 mod golden;
 mod laws;
 mod refusals;

@@ -142,7 +142,9 @@ proptest! {
         let got = sampler(&options, vocab).probabilities(&logits).unwrap();
         let want = oracle(&options, &logits);
         // A mass that meets a filter's border within rounding may fall on either side of it.
-        let differ = got.iter().zip(&want).filter(|(g, w)| (**g > 0.0) != (**w > 1e-30)).count();
+        // Probabilities that f32 can hardly hold are no filter's doing.
+        let matters = |g: f32, w: f64| w.max(g as f64) > 1e-20;
+        let differ = got.iter().zip(&want).filter(|&(&g, &w)| (g > 0.0) != (w > 0.0) && matters(g, w)).count();
         prop_assert!(differ <= 1, "{differ} tokens kept differently");
         if differ == 0 {
             for (token, (g, w)) in got.iter().zip(&want).enumerate() {
