@@ -36,7 +36,7 @@ fn tokens(rng: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
     fn batch_is_single_and_padding_is_invisible((config, storage, seed) in any_model(), lengths in prop::collection::vec(0usize..9, 1..6)) {
