@@ -12,7 +12,7 @@
 //! the factor exp(-exp(w)) in (0, 1), which may round to 0 or to 1, not w and not its logarithm.
 //!
 //! Numerics: f32 throughout; sums over keys ascend, with fused multiply-adds where the level has them. The fast form
-//! takes v_j out of the bonus term, `(sum_i r_i bonus_i k_i) v_j`, and runs over 32 columns of S at a time, whose
+//! takes v_j out of the bonus term, `(sum_i r_i bonus_i k_i) v_j`, and runs over four registers' worth of columns of S at a time, whose
 //! running sums stay in registers; S is read and written once a token.
 //!
 //! Tested: reference = golden files; fast = reference; step = scan, split = whole, batch = single to the bit.
@@ -20,6 +20,7 @@
 
 use std::ops::Range;
 
+use super::vector::{One, Vector, for_columns};
 use super::{Heads, Span, TILE, check, share, split_unit, spread};
 use crate::norm::tree;
 use crate::pool::{Pool, SharedMut};
@@ -197,47 +198,36 @@ pub(super) struct Operands<'a> {
 }
 
 dispatch! {
+    /// All tokens of one head; `state` is [N, N]. Only `scan_units` calls this: y's elements in `span` are its own.
     pub(super) fn head(span: Span, x: &Operands<'_>, state: &mut [f32], y: &SharedMut<'_, f32>) = head_body;
 }
 
-/// All tokens of one head; `state` is [N, N]. Only `scan_units` calls this: y's elements in `span` are ours.
 #[inline(always)]
-fn head_body<I: Isa>(span: Span, x: &Operands<'_>, state: &mut [f32], y: &SharedMut<'_, f32>) {
-    let n = span.size;
+fn head_body<I: Isa + Vector>(span: Span, x: &Operands<'_>, state: &mut [f32], y: &SharedMut<'_, f32>) {
+    assert!(state.len() == span.size * span.size);
     for first in (0..span.tokens).step_by(TILE) {
         let tile = first..span.tokens.min(first + TILE);
         let mut own = [0.0; TILE];
         for (own, t) in own.iter_mut().zip(tile.clone()) {
             *own = dot3::<I>(&x.r[span.row(t)], x.bonus, &x.k[span.row(t)]);
         }
-        let mut column = 0;
-        if I::LANES == 16 {
-            while column + 64 <= n {
-                columns::<I, 64>(span, tile.clone(), column, x, &own, state, y);
-                column += 64;
-            }
-        }
-        while column + 32 <= n {
-            columns::<I, 32>(span, tile.clone(), column, x, &own, state, y);
-            column += 32;
-        }
-        while column + 8 <= n {
-            columns::<I, 8>(span, tile.clone(), column, x, &own, state, y);
-            column += 8;
-        }
-        while column < n {
-            columns::<I, 1>(span, tile.clone(), column, x, &own, state, y);
-            column += 1;
-        }
+        // SAFETY: the only caller is `head`, compiled for `I` and on a CPU that has it; `columns` gets columns that
+        // exist; y's elements are ours, see `head`.
+        unsafe { for_columns!(I, span.size, columns, 4, (span, tile.clone(), x, &own, state, y)) };
     }
 }
 
-/// A tile of tokens over W columns of the state; `own[t]` is `sum_i r_i bonus_i k_i` of the tile's t-th token.
+/// A tile of tokens over R registers' worth of columns of the state; `own[t]` is `sum_i r_i bonus_i k_i` of the tile's
+/// t-th token.
+///
+/// # Safety
+/// `column..column + R * WIDTH` is within 0..N and `state` has N * N elements; y's elements in `span` are ours; otherwise
+/// as for [`Vector`].
 #[inline(always)]
-fn columns<I: Isa, const W: usize>(
+unsafe fn columns<V: Vector, const R: usize>(
+    column: usize,
     span: Span,
     tile: Range<usize>,
-    column: usize,
     x: &Operands<'_>,
     own: &[f32; TILE],
     state: &mut [f32],
@@ -246,23 +236,32 @@ fn columns<I: Isa, const W: usize>(
     let n = span.size;
     for (t, own) in tile.zip(own) {
         let row = span.row(t);
-        let (r, k) = (&x.r[row.clone()], &x.k[row.clone()]);
+        let (r, k, v) = (&x.r[row.clone()][..n], &x.k[row.clone()][..n], &x.v[row.clone()]);
         let decay = &x.decay[t * x.decay_stride..][..n];
-        let Some(v) = x.v[row.start + column..].first_chunk::<W>() else { continue };
-        let mut sum = [0.0; W];
-        for (i, s) in state.chunks_exact_mut(n).enumerate() {
-            let Some(s) = s[column..].first_chunk_mut::<W>() else { continue };
-            let (r, k, decay) = (r[i], k[i], decay[i]);
-            for j in 0..W {
-                sum[j] = I::fma(r, s[j], sum[j]);
-                s[j] = I::fma(decay, s[j], k * v[j]);
+        // SAFETY: by the contract above: `s` walks down the rows of these columns, and y's elements belong to the head
+        // being computed.
+        unsafe {
+            let (mut sum, mut value) = ([V::splat(0.0); R], [V::splat(0.0); R]);
+            for j in 0..R {
+                value[j] = V::load(v.as_ptr().add(column + j * V::WIDTH));
+            }
+            let mut s = state.as_mut_ptr().add(column);
+            for i in 0..n {
+                let (r, decay, k) = (V::splat(r[i]), V::splat(decay[i]), V::splat(k[i]));
+                for j in 0..R {
+                    let at = s.add(j * V::WIDTH);
+                    let old = V::load(at);
+                    sum[j] = V::fma(r, old, sum[j]);
+                    V::store(V::fma(decay, old, V::mul(k, value[j])), at);
+                }
+                s = s.wrapping_add(n);
+            }
+            let own = V::splat(*own);
+            let y = y.range(row.start + column..row.start + column + R * V::WIDTH);
+            for j in 0..R {
+                V::store(V::fma(own, value[j], sum[j]), y.as_mut_ptr().add(j * V::WIDTH));
             }
         }
-        for j in 0..W {
-            sum[j] = I::fma(*own, v[j], sum[j]);
-        }
-        // SAFETY: these channels of this row belong to the unit being computed, see `scan_units`.
-        unsafe { y.range(row.start + column..row.start + column + W) }.copy_from_slice(&sum);
     }
 }
 
