@@ -177,6 +177,7 @@ fn tanh_body<I: Isa>(x: &mut [f32]) {
     }
 }
 
+#[expect(clippy::extra_unused_type_parameters, reason = "the instruction set it is compiled for")]
 #[inline(always)]
 fn relu2_body<I: Isa>(x: &mut [f32]) {
     for x in x {
