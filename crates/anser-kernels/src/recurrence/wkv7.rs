@@ -18,7 +18,7 @@
 //!
 //! The fast form runs over four registers' worth of columns of S at a time, whose running sums stay in registers. The
 //! pass that updates S for one token also forms sa of the next one, so S is read and written once a token. One core of
-//! Zen 3 then takes 0.7 µs a token and head of 64 (the FMA units' bound is 0.5 µs), the reference 13 µs.
+//! Zen 3 then takes 0.7 µs a token and head of 64 (the FMA units' bound is 0.5 µs), the reference ten.
 //!
 //! Tested: reference = golden files; fast = reference; step = scan, split = whole, batch = single to the bit.
 #![allow(unsafe_code)]
@@ -78,7 +78,7 @@ pub mod reference {
     use super::super::{Heads, Real, sequences};
     use super::Inputs;
 
-    /// One token: inputs and y are [C], `state` is [H, key, value].
+    /// One token: inputs and y are `[C]`, `state` is [H, key, value].
     ///
     /// # Panics
     /// When the lengths do not fit `heads`.
@@ -119,7 +119,7 @@ pub mod reference {
     }
 }
 
-/// One token of one sequence, on this thread: inputs and `y` are [C], `state` is [H, key, value].
+/// One token of one sequence, on this thread: inputs and `y` are `[C]`, `state` is [H, key, value].
 ///
 /// # Panics
 /// When the lengths do not fit `heads`.
