@@ -16,7 +16,7 @@ pub struct Tap<'a> {
 }
 
 /// Called at every [`Tap`] of a pass.
-pub(crate) type Observer = Box<dyn FnMut(&Tap<'_>) + Send>;
+pub type Observer = Box<dyn FnMut(&Tap<'_>) + Send>;
 
 /// The threads and the scratch memory that a forward pass runs with.
 ///
@@ -60,7 +60,7 @@ impl Executor {
     }
 
     /// Calls `observer` at every [`Tap`] of the following passes; `None` ends it.
-    pub fn observe(&mut self, observer: Option<Box<dyn FnMut(&Tap<'_>) + Send>>) {
+    pub fn observe(&mut self, observer: Option<Observer>) {
         self.observer = observer;
     }
 }

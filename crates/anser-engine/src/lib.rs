@@ -38,7 +38,7 @@ mod synthetic;
 pub use anser_checkpoint::{Config, Version};
 pub use anser_kernels::linear::Storage;
 pub use error::Error;
-pub use executor::{Executor, Tap};
+pub use executor::{Executor, Observer, Tap};
 pub use model::{Batch, LoadOptions, Logits, Model, Source, load, prefill};
 pub use scheduler::{Event, Finish, Request, RequestId, Scheduler};
 pub use score::{Score, score};

@@ -40,7 +40,9 @@ pub fn score(
     let (mut tokens, mut wanted, mut targets, mut logits) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     loop {
         // As much of the unfinished sequences as fits one pass.
-        (tokens.clear(), wanted.clear(), targets.clear());
+        tokens.clear();
+        wanted.clear();
+        targets.clear();
         let mut borders = vec![0];
         let mut chosen = Vec::new();
         for (s, (sequence, first)) in sequences.iter().enumerate() {

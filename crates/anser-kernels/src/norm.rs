@@ -5,7 +5,7 @@
 
 use crate::simd::{Isa, dispatch, level};
 
-/// LayerNorm: `out = (x - mean) / sqrt(variance + eps) * weight + bias`; all slices [C].
+/// LayerNorm: `out = (x - mean) / sqrt(variance + eps) * weight + bias`; all slices `[C]`.
 ///
 /// # Panics
 /// When the lengths differ.
@@ -21,8 +21,8 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [
     layer_norm_at(level(), x, weight, bias, eps, out);
 }
 
-/// GroupNorm with one group a head, in place: every run of `C / heads` channels of `x` [C] is normalised by itself,
-/// then scaled by `weight` [C] and shifted by `bias` [C].
+/// GroupNorm with one group a head, in place: every run of `C / heads` channels of `x` `[C]` is normalised by itself,
+/// then scaled by `weight` `[C]` and shifted by `bias` `[C]`.
 ///
 /// # Panics
 /// When the lengths differ or `heads` does not divide them.
@@ -38,7 +38,7 @@ pub fn group_norm(x: &mut [f32], heads: usize, weight: &[f32], bias: &[f32], eps
     group_norm_at(level(), x, heads, weight, bias, eps);
 }
 
-/// Scales every head of `x` [C] to L2 norm 1, in place: divides it by `max(norm, 1e-12)`.
+/// Scales every head of `x` `[C]` to L2 norm 1, in place: divides it by `max(norm, 1e-12)`.
 ///
 /// # Panics
 /// When `heads` does not divide the length.
@@ -47,7 +47,7 @@ pub fn l2_normalize(x: &mut [f32], heads: usize) {
     l2_normalize_at(level(), x, heads);
 }
 
-/// `out = from + (to - from) * mix`; all slices [C]. The token shift of every version: RWKV-6 and 7 interpolate from
+/// `out = from + (to - from) * mix`; all slices `[C]`. The token shift of every version: RWKV-6 and 7 interpolate from
 /// the current token to the previous one, RWKV-4 and 5 the other way round.
 ///
 /// # Panics

@@ -11,7 +11,12 @@ const GRAIN: usize = 4;
 ///
 /// # Panics
 /// When a buffer's length is not a multiple of `rows`.
-pub fn for_rows<const K: usize>(pool: &Pool, rows: usize, outs: [&mut [f32]; K], f: impl Fn(usize, [&mut [f32]; K]) + Sync) {
+pub fn for_rows<const K: usize>(
+    pool: &Pool,
+    rows: usize,
+    outs: [&mut [f32]; K],
+    f: impl Fn(usize, [&mut [f32]; K]) + Sync,
+) {
     if rows == 0 {
         return;
     }

@@ -220,7 +220,7 @@ impl File {
 
     #[track_caller]
     fn error(&self) -> String {
-        self.open().err().expect("the file is refused").to_string()
+        self.open().expect_err("the file is refused").to_string()
     }
 }
 

@@ -139,8 +139,7 @@ impl<'a> Loader<'a> {
         let bad: Mutex<Option<(usize, f32)>> = Mutex::new(None);
         let matrix = Matrix::pack(self.pool, self.storage, rows, cols, |row, out| {
             fill(row, out);
-            // One comparison a value: false for NaN too.
-            if let Some(&value) = out.iter().find(|value| !(value.abs() < limit)) {
+            if let Some(&value) = out.iter().find(|value| value.is_nan() || value.abs() >= limit) {
                 let mut bad = bad.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
                 if bad.is_none_or(|(first, _)| row < first) {
                     *bad = Some((row, value));

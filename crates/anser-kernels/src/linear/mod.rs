@@ -6,7 +6,7 @@
 //! row is bit-equal whether it was computed alone (decoding), with others (prefill) or in a batch. Kernels vectorise over
 //! outputs and rows of x, never over the terms of a sum.
 //!
-//! Few rows of x ([`stream`]) are bound by memory bandwidth, many ([`tile`]) by arithmetic; both read the same packed
+//! Few rows of x (`stream`) are bound by memory bandwidth, many (`tile`) by arithmetic; both read the same packed
 //! weights.
 
 mod lanes;

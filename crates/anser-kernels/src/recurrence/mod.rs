@@ -98,7 +98,7 @@ impl Real for f64 {
 /// A parameter of RWKV-5, constant over time: RWKV-5.0 and 5.1 have one number a head, 5.2 one a channel.
 #[derive(Clone, Copy, Debug)]
 pub enum Parameter<'a, T> {
-    /// [H]
+    /// `[H]`
     PerHead(&'a [T]),
     /// [H, N]
     PerChannel(&'a [T]),

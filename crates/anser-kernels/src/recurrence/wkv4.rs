@@ -11,8 +11,8 @@
 //! q = max(pp, u + k);  wkv = (exp(pp - q) aa + exp(u + k - q) v) / (exp(pp - q) bb + exp(u + k - q))
 //! q = max(pp + w, k);  aa <- exp(pp + w - q) aa + exp(k - q) v;  bb <- the same without v;  pp <- q
 //! ```
-//! Operands: k, v, y = wkv [ΣT, C]; `log_decay` = -exp(time_decay) [C], the logarithm of the factor a step; `bonus` =
-//! time_first [C], in log space as stored; states [3, C], one a sequence, rows aa, bb, pp, which start as 0, 0 and
+//! Operands: k, v, y = wkv [ΣT, C]; `log_decay` = -exp(time_decay) `[C]`, the logarithm of the factor a step; `bonus` =
+//! time_first `[C]`, in log space as stored; states [3, C], one a sequence, rows aa, bb, pp, which start as 0, 0 and
 //! [`INITIAL_MAX`].
 //!
 //! Numerics: f32 throughout. The fast form runs over channels with the exponential of [`crate::activation`]. Of the two
@@ -68,7 +68,7 @@ pub mod reference {
     use super::super::{Real, sequences};
     use super::Inputs;
 
-    /// One token: inputs and y are [C], `state` is [3, C].
+    /// One token: inputs and y are `[C]`, `state` is [3, C].
     ///
     /// # Panics
     /// When the lengths do not fit that of `log_decay`, C.
@@ -114,7 +114,7 @@ pub mod reference {
     }
 }
 
-/// One token of one sequence, on this thread: inputs and `y` are [C], `state` is [3, C].
+/// One token of one sequence, on this thread: inputs and `y` are `[C]`, `state` is [3, C].
 ///
 /// # Panics
 /// When the lengths do not fit that of `log_decay`, C.

@@ -62,7 +62,7 @@ pub mod reference {
     use super::super::{Heads, Parameter, Real, sequences};
     use super::Inputs;
 
-    /// One token: inputs and y are [C], `state` is [H, key, value].
+    /// One token: inputs and y are `[C]`, `state` is [H, key, value].
     ///
     /// # Panics
     /// When the lengths do not fit `heads`.
@@ -115,7 +115,7 @@ pub mod reference {
     }
 }
 
-/// One token of one sequence, on this thread: inputs and `y` are [C], `state` is [H, key, value].
+/// One token of one sequence, on this thread: inputs and `y` are `[C]`, `state` is [H, key, value].
 ///
 /// # Panics
 /// When the lengths do not fit `heads`.

@@ -67,7 +67,7 @@ pub mod reference {
     use super::super::{Heads, Real, sequences};
     use super::Inputs;
 
-    /// One token: inputs and y are [C], `bonus` is [H, N], `state` is [H, key, value].
+    /// One token: inputs and y are `[C]`, `bonus` is [H, N], `state` is [H, key, value].
     ///
     /// # Panics
     /// When the lengths do not fit `heads`.
@@ -114,7 +114,7 @@ pub mod reference {
     }
 }
 
-/// One token of one sequence, on this thread: inputs and `y` are [C], `bonus` is [H, N], `state` is [H, key, value].
+/// One token of one sequence, on this thread: inputs and `y` are `[C]`, `bonus` is [H, N], `state` is [H, key, value].
 ///
 /// # Panics
 /// When the lengths do not fit `heads`.
@@ -193,7 +193,7 @@ pub(super) struct Operands<'a> {
     pub(super) decay_stride: usize,
     pub(super) k: &'a [f32],
     pub(super) v: &'a [f32],
-    /// The head's, [N].
+    /// The head's, `[N]`.
     pub(super) bonus: &'a [f32],
 }
 
