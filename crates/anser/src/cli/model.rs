@@ -103,7 +103,9 @@ impl ModelArgs {
         let message = format!("there is no model at {name:?}");
         Err(if looks_like_path {
             let hint = match name.matches('/').count() {
-                1 => format!("check the path; for a model of the Hugging Face hub write hf:{name}"),
+                1 if !name.starts_with(['/', '.']) => {
+                    format!("check the path; for a model of the Hugging Face hub write hf:{name}")
+                }
                 _ => "check the path: a relative one starts at the current directory".to_string(),
             };
             hinted(anyhow::anyhow!(message), hint)
