@@ -28,6 +28,8 @@ use crate::activation::exp1;
 use crate::pool::{Pool, SharedMut};
 use crate::simd::{Isa, Level, dispatch, level};
 
+pub mod backward;
+
 /// What fills the row pp of a state before the first token: exp(pp) is 0, yet differences with it are finite.
 pub const INITIAL_MAX: f32 = -1e38;
 

@@ -25,6 +25,8 @@ use super::{Heads, Parameter, Span, check, share, split_unit, spread};
 use crate::pool::{Pool, SharedMut};
 use crate::simd::{Level, level};
 
+pub mod backward;
+
 /// What a token brings, each [ΣT, C].
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a, T> {

@@ -26,6 +26,8 @@ use crate::norm::tree;
 use crate::pool::{Pool, SharedMut};
 use crate::simd::{Isa, Level, dispatch, level};
 
+pub mod backward;
+
 /// What a token brings, each [ΣT, C].
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a, T> {

@@ -1,6 +1,7 @@
 //! Tests of the kernels: golden files, references and properties.
 
 mod activation;
+mod backward456;
 mod linear;
 mod norm;
 mod pool;
