@@ -32,7 +32,7 @@ use super::super::{Span, check, share, split_unit, spread};
 use super::{CHANNELS, Inputs, relative, token};
 use crate::activation::exp1;
 use crate::pool::{Pool, SharedMut};
-use crate::simd::{Isa, dispatch, level};
+use crate::simd::{Isa, Level, dispatch, level};
 
 /// Tokens from one saved state to the next.
 pub const CHUNK: usize = 16;
@@ -270,20 +270,14 @@ pub fn scan(
     }
 }
 
-dispatch! {
-    /// All tokens of a block of channels of one sequence. `saved` begins with the block's first saved aa; `w`, `u`,
-    /// `state_grad` and `sums` (for log_decay and bonus) are the block's. Only `scan` calls this: the elements of `span`
-    /// in `to_k` and `to_v` are its own.
-    fn unit_backward(span: Span, x: &Inputs<'_, f32>, w: &[f32], u: &[f32], saved: &[f32], y_grad: &[f32],
-        state_grad: [&mut [f32]; 3], to_k: &SharedMut<'_, f32>, to_v: &SharedMut<'_, f32>,
-        sums: [&mut [f32]; 2]) = unit_backward_body;
-}
-
 /// aa, bb and pp of a block of channels.
 type State = [[f32; CHANNELS]; 3];
 
-#[inline(always)]
-fn unit_backward_body<I: Isa>(
+/// All tokens of a block of channels of one sequence. `saved` begins with the block's first saved aa; `w`, `u`,
+/// `state_grad` and `sums` (for log_decay and bonus) are the block's. Only `scan` calls this: the elements of `span` in
+/// `to_k` and `to_v` are its own.
+fn unit_backward(
+    level: Level,
     span: Span,
     x: &Inputs<'_, f32>,
     w: &[f32],
@@ -312,7 +306,7 @@ fn unit_backward_body<I: Isa>(
         }
         for (at, t) in tile.clone().enumerate() {
             let (old, new) = before.split_at_mut(at + 1);
-            advance::<I>(&x.k[span.row(t)], &x.v[span.row(t)], w, &old[at], &mut new[0]);
+            advance(level, &x.k[span.row(t)], &x.v[span.row(t)], w, &old[at], &mut new[0]);
         }
         if chunk + 1 == chunks {
             for (pg, pp) in pg.iter_mut().zip(&before[tile.len()][2]) {
@@ -323,21 +317,25 @@ fn unit_backward_body<I: Isa>(
             // SAFETY: these elements are ours, see `unit_backward`.
             let (gk, gv) = unsafe { (to_k.range(span.row(t)), to_v.range(span.row(t))) };
             let (k, v, gy) = (&x.k[span.row(t)], &x.v[span.row(t)], &y_grad[span.row(t)]);
-            token_backward::<I>(k, v, gy, w, u, &before[at], ga, gb, &mut pg[..n], gk, gv, gw, gu);
+            token_backward(level, k, v, gy, w, u, &before[at], ga, gb, &mut pg[..n], gk, gv, gw, gu);
         }
     }
 
-    let [aa, bb, pp] = &before[0];
-    for c in 0..n {
-        let scale = exp1::<I>(pg[c] + pp[c]);
-        (ga[c], gb[c]) = (scale * ga[c], scale * gb[c]);
-        gpp[c] = I::fma(aa[c], ga[c], bb[c] * gb[c]);
-    }
+    initial_grads(level, &before[0], &pg[..n], ga, gb, gpp);
+}
+
+dispatch! {
+    // One call a token: what a function gets as `&mut` is known not to overlap, or these loops would not be vectorised.
+    fn advance(k: &[f32], v: &[f32], w: &[f32], old: &State, new: &mut State) = advance_body;
+    fn token_backward(k: &[f32], v: &[f32], gy: &[f32], w: &[f32], u: &[f32], state: &State, ga: &mut [f32],
+        gb: &mut [f32], pg: &mut [f32], gk: &mut [f32], gv: &mut [f32], gw: &mut [f32],
+        gu: &mut [f32]) = token_backward_body;
+    fn initial_grads(state: &State, pg: &[f32], ga: &mut [f32], gb: &mut [f32], gpp: &mut [f32]) = initial_grads_body;
 }
 
 /// The state after a token.
 #[inline(always)]
-fn advance<I: Isa>(k: &[f32], v: &[f32], w: &[f32], old: &State, new: &mut State) {
+fn advance_body<I: Isa>(k: &[f32], v: &[f32], w: &[f32], old: &State, new: &mut State) {
     let n = k.len().min(CHANNELS);
     let (k, v, w) = (&k[..n], &v[..n], &w[..n]);
     let [aa, bb, pp] = old;
@@ -352,7 +350,7 @@ fn advance<I: Isa>(k: &[f32], v: &[f32], w: &[f32], old: &State, new: &mut State
 
 /// One token of some channels: `ga`, `gb`, `pg` are those after the token on entry and before it on return.
 #[inline(always)]
-fn token_backward<I: Isa>(
+fn token_backward_body<I: Isa>(
     k: &[f32],
     v: &[f32],
     gy: &[f32],
@@ -389,5 +387,16 @@ fn token_backward<I: Isa>(
         ga[c] = I::fma(e1, ga[c], e2 * g);
         gb[c] = I::fma(e1, gb[c], -(e2 * g * y));
         pg[c] = next;
+    }
+}
+
+/// The gradient of the state before the first token, [3, channels].
+#[inline(always)]
+fn initial_grads_body<I: Isa>(state: &State, pg: &[f32], ga: &mut [f32], gb: &mut [f32], gpp: &mut [f32]) {
+    let [aa, bb, pp] = state;
+    for c in 0..pg.len().min(CHANNELS) {
+        let scale = exp1::<I>(pg[c] + pp[c]);
+        (ga[c], gb[c]) = (scale * ga[c], scale * gb[c]);
+        gpp[c] = I::fma(aa[c], ga[c], bb[c] * gb[c]);
     }
 }
