@@ -604,6 +604,17 @@ proptest! {
 }
 
 #[test]
+fn batches_of_nothing_are_fine() {
+    for version in VERSIONS {
+        for (heads, head_size) in [(2, 0), (0, 3), (2, 3)] {
+            for lengths in [&[][..], &[0], &[0, 0], &[2]] {
+                compare(&Case::random(version, Heads { heads, head_size }, lengths, 1), 2e-5);
+            }
+        }
+    }
+}
+
+#[test]
 fn what_a_head_shares_has_the_sum_of_its_channels() {
     let mut out = [0.0; 2];
     wkv5::backward::per_head(Heads { heads: 2, head_size: 3 }, &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0], &mut out);
