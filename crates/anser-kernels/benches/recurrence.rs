@@ -1,8 +1,10 @@
-//! Recurrences at N = 64: 12 heads over 512 tokens (prefill), one token (decode), and the references beside them.
+//! Recurrences at N = 64: 12 heads over 512 tokens (prefill), one token (decode), and the references beside them; for
+//! RWKV-7 also forward and backward together.
 //!
 //! `cargo bench -p anser-kernels --bench recurrence`: one thread, the level that [`anser_kernels::simd::level`] gives.
 
 use anser_kernels::pool::Pool;
+use anser_kernels::recurrence::wkv7::backward::{self, Gradients, Saved, saved_states_len, workspace_len};
 use anser_kernels::recurrence::{Heads, wkv4, wkv6, wkv7};
 use anser_kernels::simd::level;
 use anser_testkit::Rng;
@@ -51,8 +53,39 @@ fn recurrences(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("wkv7", "reference"), |bench| {
             bench.iter(|| wkv7::reference::scan(HEADS, &cu, &x, &mut [&mut state], &mut y));
         });
+
+        let initial = vec![0.0; HEADS.state_len()];
+        let mut gstate = vec![0.0; HEADS.state_len()];
+        let mut out: [Vec<f32>; 6] = std::array::from_fn(|_| vec![0.0; tokens * width]);
+        let (mut saved_states, mut sa) = (vec![0.0; saved_states_len(HEADS, &cu)], vec![0.0; tokens * width]);
+        let mut workspace = vec![0.0; workspace_len(pool.threads(), HEADS)];
+        group.bench_function(BenchmarkId::new("wkv7 forward and backward", "fast"), |bench| {
+            bench.iter(|| {
+                state.fill(0.0);
+                gstate.fill(0.0);
+                let saved = Saved { states: &mut saved_states[..], sa: &mut sa[..] };
+                backward::scan_saving(&pool, HEADS, &cu, &x, &mut [&mut state], &mut y, saved);
+                let saved = Saved { states: &saved_states[..], sa: &sa[..] };
+                let (gstate, out) = (&mut [&mut gstate[..]], gradients(&mut out));
+                backward::scan(&pool, HEADS, &cu, &x, saved, &y, gstate, out, &mut workspace);
+            });
+        });
+        group.bench_function(BenchmarkId::new("wkv7 forward and backward", "reference"), |bench| {
+            bench.iter(|| {
+                state.fill(0.0);
+                gstate.fill(0.0);
+                wkv7::reference::scan(HEADS, &cu, &x, &mut [&mut state], &mut y);
+                let (gstate, out) = (&mut [&mut gstate[..]], gradients(&mut out));
+                backward::reference::scan(HEADS, &cu, &x, &[&initial], &y, gstate, out);
+            });
+        });
         group.finish();
     }
+}
+
+fn gradients(out: &mut [Vec<f32>; 6]) -> Gradients<&mut [f32]> {
+    let [r, decay, k, v, a, b] = out.each_mut().map(Vec::as_mut_slice);
+    Gradients { r, decay, k, v, a, b }
 }
 
 criterion_group!(benches, recurrences);

@@ -30,6 +30,8 @@ use super::{Heads, Span, TILE, check, share, split_unit, spread};
 use crate::pool::{Pool, SharedMut};
 use crate::simd::{Isa, Level, dispatch, level};
 
+pub mod backward;
+
 /// What a token brings, each [ΣT, C].
 #[derive(Clone, Copy, Debug)]
 pub struct Inputs<'a, T> {

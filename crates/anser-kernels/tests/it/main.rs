@@ -2,6 +2,7 @@
 
 mod activation;
 mod backward456;
+mod backward7;
 mod linear;
 mod norm;
 mod pool;

@@ -1,0 +1,727 @@
+//! Gradients of WKV-7.
+//!
+//! Source: the equations of [`super`], differentiated; BlinkDL/RWKV-LM@524481d5, RWKV-v7/train_temp/cuda, has the same
+//! with S un-wound instead of replayed.
+//!
+//! Equations, per head, from the last token to the first. G_ij is the loss' gradient of S_ij, at first that of the
+//! final state and at last that of the initial one; g of an operand is the loss' gradient of it; S is the state after
+//! the token and S' the one before it:
+//! ```text
+//! G_ij <- G_ij + r_i gy_j
+//! gr_i = sum_j S_ij gy_j       gdecay_i = sum_j G_ij S'_ij    gk_i = sum_j G_ij v_j    gb_i = sum_j G_ij sa_j
+//! gv_j = sum_i G_ij k_i        gsa_j = sum_i G_ij b_i         ga_i = sum_j S'_ij gsa_j
+//! G_ij <- decay_i G_ij + a_i gsa_j
+//! ```
+//! `gdecay` is the gradient of the factor. A caller whose parameter is raw, with decay = exp(-exp(-0.5) * s) and
+//! s = sigmoid(raw), multiplies it by -exp(-0.5) * decay * s * (1 - s).
+//!
+//! **What is saved.** The backward pass needs every S', which would be N floats a channel and token. Kept are S before
+//! every [`CHUNK`]th token and sa of every token: N / 16 + 1 floats. The states in between are replayed from there,
+//! with the very operations of the forward pass, hence the same to the bit. Un-winding them from the end,
+//! S' = (S - k v - b sa) / decay, would need no room for a replayed chunk, but multiplies rounding errors by up to 1.83
+//! a token, and a decay of 0 has no inverse at all.
+//!
+//! **Order.** The fast form holds S and G as [value, key] in its workspace, both padded: of the sums above five run
+//! over values and two over keys, and sums over rows are the cheap ones. Each sum has one fixed order, so gradients are
+//! equal to the bit in any batch and on any number of threads.
+//!
+//! Tested: reference = golden file and finite differences in f64; fast = reference; batch = single to the bit.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
+use super::super::vector::{One, Vector, for_columns};
+use super::super::{GRAIN, Heads, Span, check, share, split_unit, spread};
+use super::{Inputs, correction, update};
+use crate::pool::{Pool, SharedMut};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
+use crate::simd::{Isa, Level, Portable, dispatch, level};
+
+/// Tokens from one saved state to the next.
+pub const CHUNK: usize = 16;
+
+/// What the forward pass saves for the backward pass: `B` is `&mut [f32]` for the one and `&[f32]` for the other.
+#[derive(Clone, Copy, Debug)]
+pub struct Saved<B> {
+    /// S before every [`CHUNK`]th token of each sequence, its first one included: [`saved_states_len`] elements, as
+    /// [slots, H, key, value]. Sequence s has the slots from `cu_seqlens[s] / CHUNK + s` on; a few stay unused.
+    pub states: B,
+    /// sa of every token, [ΣT, C].
+    pub sa: B,
+}
+
+/// Elements of [`Saved::states`].
+pub fn saved_states_len(heads: Heads, cu_seqlens: &[usize]) -> usize {
+    slot(cu_seqlens, cu_seqlens.len() - 1) * heads.state_len()
+}
+
+/// The first slot of sequence s. They do not overlap: floor(start / 16) grows by at least floor(length / 16) to the
+/// next.
+fn slot(cu_seqlens: &[usize], s: usize) -> usize {
+    cu_seqlens[s] / CHUNK + s
+}
+
+/// The gradients of [`Inputs`], each [ΣT, C]; they are overwritten, not added to.
+#[derive(Clone, Copy, Debug)]
+pub struct Gradients<B> {
+    /// Of receptance.
+    pub r: B,
+    /// Of the decay factor.
+    pub decay: B,
+    /// Of the key.
+    pub k: B,
+    /// Of the value.
+    pub v: B,
+    /// Of what the correction reads.
+    pub a: B,
+    /// Of where the correction is written.
+    pub b: B,
+}
+
+impl<T> Gradients<&mut [T]> {
+    fn check(&self, heads: Heads, cu_seqlens: &[usize], gy: &[T], state_gradients: &[&mut [T]]) {
+        let packed = [
+            ("the gradient of y", gy.len()),
+            ("the gradient of r", self.r.len()),
+            ("the gradient of decay", self.decay.len()),
+            ("the gradient of k", self.k.len()),
+            ("the gradient of v", self.v.len()),
+            ("the gradient of a", self.a.len()),
+            ("the gradient of b", self.b.len()),
+        ];
+        check("wkv7 backward", heads.width(), cu_seqlens, &packed, state_gradients, heads.state_len());
+    }
+}
+
+/// The equations, written out, with every state kept.
+pub mod reference {
+    use super::super::super::{Heads, Real, Span, sequences};
+    use super::super::Inputs;
+    use super::Gradients;
+
+    /// Gradients of a ragged batch: `states` are the initial states, `gy` [ΣT, C] is the gradient of y, and
+    /// `state_gradients`, one [H, key, value] a sequence, are those of the final states in and of the initial ones out.
+    ///
+    /// # Panics
+    /// When the lengths do not fit each other.
+    pub fn scan<T: Real>(
+        heads: Heads,
+        cu_seqlens: &[usize],
+        x: &Inputs<'_, T>,
+        states: &[&[T]],
+        gy: &[T],
+        state_gradients: &mut [&mut [T]],
+        out: Gradients<&mut [T]>,
+    ) {
+        x.check(heads, cu_seqlens, state_gradients, gy);
+        out.check(heads, cu_seqlens, gy, state_gradients);
+        assert!(states.len() == state_gradients.len(), "wkv7 backward: {} initial states", states.len());
+        let n = heads.head_size;
+        for ((rows, state), state_gradient) in sequences(cu_seqlens).zip(states).zip(state_gradients) {
+            for h in 0..heads.heads {
+                let span = Span::new(heads, h, rows.clone());
+                let matrix = h * n * n..(h + 1) * n * n;
+                let mut saved = vec![state[matrix.clone()].to_vec()];
+                let mut saved_sa = Vec::new();
+                for t in 0..span.tokens {
+                    let x = x.rows(span.row(t));
+                    let mut s = saved[t].clone();
+                    let mut sa = vec![T::ZERO; n];
+                    for i in 0..n {
+                        for j in 0..n {
+                            sa[j] += x.a[i] * s[i * n + j];
+                        }
+                    }
+                    for i in 0..n {
+                        for j in 0..n {
+                            s[i * n + j] = x.decay[i] * s[i * n + j] + x.b[i] * sa[j] + x.k[i] * x.v[j];
+                        }
+                    }
+                    saved.push(s);
+                    saved_sa.push(sa);
+                }
+
+                let g = &mut state_gradient[matrix];
+                for t in (0..span.tokens).rev() {
+                    let (row, before, after, sa) = (span.row(t), &saved[t], &saved[t + 1], &saved_sa[t]);
+                    let (x, gy) = (x.rows(row.clone()), &gy[row.clone()]);
+                    let mut gsa = vec![T::ZERO; n];
+                    let first = row.start;
+                    for element in row {
+                        for gradient in
+                            [&mut *out.r, &mut *out.decay, &mut *out.k, &mut *out.v, &mut *out.a, &mut *out.b]
+                        {
+                            gradient[element] = T::ZERO;
+                        }
+                    }
+                    for i in 0..n {
+                        for j in 0..n {
+                            let e = i * n + j;
+                            g[e] += x.r[i] * gy[j];
+                            out.r[first + i] += after[e] * gy[j];
+                            out.decay[first + i] += g[e] * before[e];
+                            out.k[first + i] += g[e] * x.v[j];
+                            out.b[first + i] += g[e] * sa[j];
+                            out.v[first + j] += g[e] * x.k[i];
+                            gsa[j] += g[e] * x.b[i];
+                        }
+                    }
+                    for i in 0..n {
+                        for j in 0..n {
+                            let e = i * n + j;
+                            out.a[first + i] += before[e] * gsa[j];
+                            g[e] = x.decay[i] * g[e] + x.a[i] * gsa[j];
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// [`super::scan`], with the same results to the bit, that saves what [`scan`] needs.
+///
+/// # Panics
+/// When the lengths do not fit each other.
+pub fn scan_saving(
+    pool: &Pool,
+    heads: Heads,
+    cu_seqlens: &[usize],
+    x: &Inputs<'_, f32>,
+    states: &mut [&mut [f32]],
+    y: &mut [f32],
+    saved: Saved<&mut [f32]>,
+) {
+    x.check(heads, cu_seqlens, states, y);
+    check_saved(heads, cu_seqlens, saved.states, saved.sa);
+    let (level, states, y) = (level(), share(states), SharedMut::new(y));
+    let saved = Saved { states: SharedMut::new(saved.states), sa: SharedMut::new(saved.sa) };
+    let work = 5 * heads.head_size * heads.head_size;
+    // SAFETY: the shapes were checked, and the pool hands out every unit once.
+    spread(pool, heads.heads, cu_seqlens, work, |units| unsafe {
+        scan_saving_units(level, units, heads, cu_seqlens, x, &states, &y, &saved);
+    });
+}
+
+/// [`scan_saving`] for some units only, on this thread: unit `h * S + s` is head h of sequence s, of S sequences.
+///
+/// # Safety
+/// All shapes are as [`scan_saving`] wants them, and while this runs nothing else touches the given units' part of
+/// `states` and `saved.states` (their head's matrices) and of `y` and `saved.sa` (their head's channels in their
+/// sequence's rows).
+pub unsafe fn scan_saving_units(
+    level: Level,
+    units: Range<usize>,
+    heads: Heads,
+    cu_seqlens: &[usize],
+    x: &Inputs<'_, f32>,
+    states: &[SharedMut<'_, f32>],
+    y: &SharedMut<'_, f32>,
+    saved: &Saved<SharedMut<'_, f32>>,
+) {
+    let matrix = heads.head_size * heads.head_size;
+    for unit in units {
+        let (h, s) = split_unit(unit, cu_seqlens);
+        let span = Span::new(heads, h, cu_seqlens[s]..cu_seqlens[s + 1]);
+        let first = slot(cu_seqlens, s) * heads.state_len() + h * matrix;
+        // SAFETY: this head's matrix is ours by this function's contract.
+        let state = unsafe { states[s].range(h * matrix..(h + 1) * matrix) };
+        saving_head(level, span, x, state, y, saved, first);
+    }
+}
+
+/// Gradients of a ragged batch over the pool's threads: `saved` is what [`scan_saving`] saved, `gy` [ΣT, C] is the
+/// gradient of y, and `state_gradients`, one [H, key, value] a sequence, are those of the final states in and of the
+/// initial ones out. `workspace` has at least [`workspace_len`] elements, whatever they are.
+///
+/// # Panics
+/// When the lengths do not fit each other.
+pub fn scan(
+    pool: &Pool,
+    heads: Heads,
+    cu_seqlens: &[usize],
+    x: &Inputs<'_, f32>,
+    saved: Saved<&[f32]>,
+    gy: &[f32],
+    state_gradients: &mut [&mut [f32]],
+    out: Gradients<&mut [f32]>,
+    workspace: &mut [f32],
+) {
+    x.check(heads, cu_seqlens, state_gradients, gy);
+    out.check(heads, cu_seqlens, gy, state_gradients);
+    check_saved(heads, cu_seqlens, saved.states, saved.sa);
+    let (each, needed) = (Workspace::new(heads.head_size).len(), workspace_len(pool.threads(), heads));
+    assert!(workspace.len() >= needed, "wkv7 backward: workspace has {} of {needed} elements", workspace.len());
+
+    let (level, states, units) = (level(), share(state_gradients), heads.heads * (cu_seqlens.len() - 1));
+    let out = Gradients {
+        r: SharedMut::new(out.r),
+        decay: SharedMut::new(out.decay),
+        k: SharedMut::new(out.k),
+        v: SharedMut::new(out.v),
+        a: SharedMut::new(out.a),
+        b: SharedMut::new(out.b),
+    };
+    let work = 13 * heads.head_size * gy.len();
+    let workers = pool.threads().min(units).min(work.div_ceil(GRAIN));
+    let start = workspace.as_ptr().align_offset(ALIGN * size_of::<f32>()).min(ALIGN - 1);
+    let workspace = SharedMut::new(&mut workspace[start..]);
+    let next = AtomicUsize::new(0);
+    // A unit of the pool is a worker with a workspace of its own, which takes heads as long as there are any.
+    pool.run(workers, 1, |workers| {
+        for worker in workers {
+            // SAFETY: the pool hands out every worker once.
+            let workspace = unsafe { workspace.range(worker * each..(worker + 1) * each) };
+            loop {
+                let unit = next.fetch_add(1, Ordering::Relaxed);
+                if unit >= units {
+                    break;
+                }
+                // SAFETY: the shapes were checked, and the counter hands out every unit once.
+                unsafe { scan_units(level, unit..unit + 1, heads, cu_seqlens, x, saved, gy, &states, &out, workspace) };
+            }
+        }
+    });
+}
+
+/// Elements of workspace that [`scan`] wants for a pool of so many threads; [`scan_units`] wants those of one.
+pub fn workspace_len(threads: usize, heads: Heads) -> usize {
+    threads * Workspace::new(heads.head_size).len() + ALIGN - 1
+}
+
+/// [`scan`] for some units only, on this thread: unit `h * S + s` is head h of sequence s, of S sequences.
+///
+/// # Safety
+/// All shapes are as [`scan`] wants them, and while this runs nothing else touches the given units' part of
+/// `state_gradients` (their head's matrix) and of `out` (their head's channels in their sequence's rows).
+pub unsafe fn scan_units(
+    level: Level,
+    units: Range<usize>,
+    heads: Heads,
+    cu_seqlens: &[usize],
+    x: &Inputs<'_, f32>,
+    saved: Saved<&[f32]>,
+    gy: &[f32],
+    state_gradients: &[SharedMut<'_, f32>],
+    out: &Gradients<SharedMut<'_, f32>>,
+    workspace: &mut [f32],
+) {
+    let matrix = heads.head_size * heads.head_size;
+    for unit in units {
+        let (h, s) = split_unit(unit, cu_seqlens);
+        let span = Span::new(heads, h, cu_seqlens[s]..cu_seqlens[s + 1]);
+        if span.tokens == 0 {
+            continue;
+        }
+        let first = slot(cu_seqlens, s) * heads.state_len() + h * matrix;
+        // SAFETY: this head's matrix is ours by this function's contract.
+        let g = unsafe { state_gradients[s].range(h * matrix..(h + 1) * matrix) };
+        gradients_head(level, span, x, saved, first, gy, g, out, workspace);
+    }
+}
+
+fn check_saved(heads: Heads, cu_seqlens: &[usize], states: &[f32], sa: &[f32]) {
+    let (rows, len) = (cu_seqlens[cu_seqlens.len() - 1], saved_states_len(heads, cu_seqlens));
+    assert!(states.len() == len, "wkv7 backward: saved states have {} elements instead of {len}", states.len());
+    let len = rows * heads.width();
+    assert!(sa.len() == len, "wkv7 backward: saved sa has {} elements instead of {len}", sa.len());
+}
+
+dispatch! {
+    /// The forward pass of one head, `state` is [N, N] and its saved states start at element `first`. Only
+    /// `scan_saving_units` calls this: the elements of y and `saved` that belong to the head are its own.
+    fn saving_head(
+        span: Span,
+        x: &Inputs<'_, f32>,
+        state: &mut [f32],
+        y: &SharedMut<'_, f32>,
+        saved: &Saved<SharedMut<'_, f32>>,
+        first: usize,
+    ) = saving_head_body;
+
+    /// The backward pass of one head, `g` is [N, N]. Only `scan_units` calls this: the elements of `out` that
+    /// belong to the head are its own.
+    fn gradients_head(
+        span: Span,
+        x: &Inputs<'_, f32>,
+        saved: Saved<&[f32]>,
+        first: usize,
+        gy: &[f32],
+        g: &mut [f32],
+        out: &Gradients<SharedMut<'_, f32>>,
+        workspace: &mut [f32],
+    ) = gradients_head_body;
+}
+
+#[inline(always)]
+fn saving_head_body<I: Isa + Vector>(
+    span: Span,
+    x: &Inputs<'_, f32>,
+    state: &mut [f32],
+    y: &SharedMut<'_, f32>,
+    saved: &Saved<SharedMut<'_, f32>>,
+    first: usize,
+) {
+    let n = span.size;
+    assert!(state.len() == n * n);
+    let mut slot = first;
+    for start in (0..span.tokens).step_by(super::TILE) {
+        // SAFETY: the only caller is `saving_head`, compiled for `I` and on a CPU that has it; `saving_columns` gets
+        // columns that exist; the elements of y and `saved` are ours, see `saving_head`.
+        unsafe {
+            if start.is_multiple_of(CHUNK) {
+                saved.states.range(slot..slot + n * n).copy_from_slice(state);
+                slot += span.stride * n;
+            }
+            let tile = start..span.tokens.min(start + super::TILE);
+            for_columns!(I, n, saving_columns, 4, (span, tile.clone(), x, state, y, &saved.sa));
+        }
+    }
+}
+
+/// A tile of tokens over R registers' worth of columns of the state, as in the forward pass without saving.
+///
+/// # Safety
+/// As for the functions of [`super`] that this calls: the columns exist, and the elements of y and sa in `span` are
+/// ours.
+#[inline(always)]
+unsafe fn saving_columns<V: Vector, const R: usize>(
+    column: usize,
+    span: Span,
+    tile: Range<usize>,
+    x: &Inputs<'_, f32>,
+    state: &mut [f32],
+    y: &SharedMut<'_, f32>,
+    saved_sa: &SharedMut<'_, f32>,
+) {
+    // SAFETY: by the contract above.
+    unsafe {
+        let mut sa = correction::<V, R>(column, &x.a[span.row(tile.start)], state);
+        for t in tile.clone() {
+            let row = span.row(t);
+            let token = x.rows(row.clone());
+            let columns = row.start + column..row.start + column + R * V::WIDTH;
+            let save = saved_sa.range(columns.clone());
+            for j in 0..R {
+                V::store(sa[j], save.as_mut_ptr().add(j * V::WIDTH));
+            }
+            let out = y.range(columns);
+            sa = if t + 1 < tile.end {
+                update::<V, R, true>(column, &token, &x.a[span.row(t + 1)], &sa, state, out)
+            } else {
+                update::<V, R, false>(column, &token, token.a, &sa, state, out)
+            };
+        }
+    }
+}
+
+/// f32 that the rows of a workspace are padded and aligned to: the widest register, and a cache line.
+const ALIGN: usize = 16;
+/// Rows of G that [`arrive`] sums at a time.
+const ROWS: usize = 4;
+
+/// A token's operands in workspace, one padded row each.
+const R: usize = 0;
+const DECAY: usize = 1;
+const K: usize = 2;
+const A: usize = 3;
+const B: usize = 4;
+const V: usize = 5;
+const SA: usize = 6;
+const GY: usize = 7;
+const OPERANDS: usize = 8;
+
+/// A token's gradients in workspace, one padded row each.
+const G_R: usize = 0;
+const G_DECAY: usize = 1;
+const G_K: usize = 2;
+const G_A: usize = 3;
+const G_B: usize = 4;
+const G_V: usize = 5;
+const G_SA: usize = 6;
+const GRADIENTS: usize = 7;
+
+/// How a thread's workspace is laid out: S before each token of a chunk and after its last one [CHUNK + 1, N, lanes],
+/// G [rows, lanes], both [value, key]; then [CHUNK, OPERANDS, lanes] and [GRADIENTS, lanes]. What pads N is 0.
+#[derive(Clone, Copy)]
+struct Workspace {
+    n: usize,
+    /// N, padded to whole registers.
+    lanes: usize,
+    /// N, padded to what [`arrive`] takes at a time.
+    rows: usize,
+}
+
+impl Workspace {
+    fn new(n: usize) -> Workspace {
+        Workspace { n, lanes: n.next_multiple_of(ALIGN), rows: n.next_multiple_of(ROWS) }
+    }
+
+    fn len(self) -> usize {
+        ((CHUNK + 1) * self.n + self.rows + CHUNK * OPERANDS + GRADIENTS) * self.lanes
+    }
+}
+
+#[inline(always)]
+fn gradients_head_body<I: Isa + Sums>(
+    span: Span,
+    x: &Inputs<'_, f32>,
+    saved: Saved<&[f32]>,
+    first: usize,
+    gy: &[f32],
+    g_state: &mut [f32],
+    out: &Gradients<SharedMut<'_, f32>>,
+    workspace: &mut [f32],
+) {
+    let layout = Workspace::new(span.size);
+    let Workspace { n, lanes, rows } = layout;
+    let workspace = &mut workspace[..layout.len()];
+    workspace.fill(0.0);
+    let (states, rest) = workspace.split_at_mut((CHUNK + 1) * n * lanes);
+    let (g, rest) = rest.split_at_mut(rows * lanes);
+    let (operands, sums) = rest.split_at_mut(CHUNK * OPERANDS * lanes);
+    assert!(g_state.len() == n * n && sums.len() == GRADIENTS * lanes);
+
+    transpose(g_state, n, g, lanes, n);
+    for chunk in (0..span.tokens.div_ceil(CHUNK)).rev() {
+        let tokens = chunk * CHUNK..span.tokens.min((chunk + 1) * CHUNK);
+        let saved_state = first + chunk * span.stride * n;
+        transpose(&saved.states[saved_state..saved_state + n * n], n, states, lanes, n);
+        for (t, operands) in tokens.clone().zip(operands.chunks_exact_mut(OPERANDS * lanes)) {
+            let row = span.row(t);
+            let packed = [x.r, x.decay, x.k, x.a, x.b, x.v, saved.sa, gy];
+            for operand in 0..OPERANDS {
+                let start = operand * lanes;
+                operands[start..start + n].copy_from_slice(&packed[operand][row.clone()]);
+            }
+        }
+        for t in 0..tokens.len() {
+            // SAFETY: the only caller is `gradients_head`, compiled for `I` and on a CPU that has it; there is room for
+            // CHUNK + 1 states and the operands of CHUNK tokens; this head's elements of `out` are ours.
+            unsafe {
+                let token = operands.as_ptr().add(t * OPERANDS * lanes);
+                let state = states.as_mut_ptr().add(t * n * lanes);
+                for_columns!(I, lanes, replay, 2, (layout, token, state, sums.as_mut_ptr()));
+                out.r.range(span.row(tokens.start + t)).copy_from_slice(&sums[G_R * lanes..G_R * lanes + n]);
+            }
+        }
+        for t in (0..tokens.len()).rev() {
+            // SAFETY: as above.
+            unsafe {
+                let token = operands.as_ptr().add(t * OPERANDS * lanes);
+                let state = states.as_ptr().add(t * n * lanes);
+                arrive::<I>(layout, token, g.as_mut_ptr(), sums.as_mut_ptr());
+                for_columns!(I, lanes, leave, 2, (layout, token, state, g.as_mut_ptr(), sums.as_mut_ptr()));
+                let row = span.row(tokens.start + t);
+                out.decay.range(row.clone()).copy_from_slice(&sums[G_DECAY * lanes..G_DECAY * lanes + n]);
+                out.k.range(row.clone()).copy_from_slice(&sums[G_K * lanes..G_K * lanes + n]);
+                out.a.range(row.clone()).copy_from_slice(&sums[G_A * lanes..G_A * lanes + n]);
+                out.b.range(row.clone()).copy_from_slice(&sums[G_B * lanes..G_B * lanes + n]);
+                out.v.range(row).copy_from_slice(&sums[G_V * lanes..G_V * lanes + n]);
+            }
+        }
+    }
+    transpose(g, lanes, g_state, n, n);
+}
+
+/// Writes the transpose of a [n, n] matrix with rows of `from_stride` elements into one with rows of `to_stride`.
+#[inline(always)]
+fn transpose(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize, n: usize) {
+    const SIDE: usize = 8;
+    let whole = n - n % SIDE;
+    for i in (0..whole).step_by(SIDE) {
+        for j in (0..whole).step_by(SIDE) {
+            let mut block = [[0.0; SIDE]; SIDE];
+            for row in 0..SIDE {
+                let start = (i + row) * from_stride + j;
+                let from = &from[start..start + SIDE];
+                for column in 0..SIDE {
+                    block[column][row] = from[column];
+                }
+            }
+            for column in 0..SIDE {
+                let start = (j + column) * to_stride + i;
+                to[start..start + SIDE].copy_from_slice(&block[column]);
+            }
+        }
+    }
+    for i in 0..n {
+        for j in (if i < whole { whole } else { 0 })..n {
+            to[j * to_stride + i] = from[i * from_stride + j];
+        }
+    }
+}
+
+/// The next state from the one at `state`, written behind it, and gr, over N registers' worth of keys.
+///
+/// # Safety
+/// The columns exist in `layout`; `token` points to a token's operands, `state` to its S with room for another, `sums`
+/// to a token's gradients; otherwise as for [`Vector`].
+#[inline(always)]
+unsafe fn replay<W: Vector, const N: usize>(
+    column: usize,
+    layout: Workspace,
+    token: *const f32,
+    state: *mut f32,
+    sums: *mut f32,
+) {
+    let Workspace { n, lanes, .. } = layout;
+    // SAFETY: by the contract above.
+    unsafe {
+        let zero = [W::splat(0.0); N];
+        let (mut decay, mut k, mut b, mut sum) = (zero, zero, zero, zero);
+        for c in 0..N {
+            let at = token.add(column + c * W::WIDTH);
+            (decay[c], k[c], b[c]) =
+                (W::load(at.add(DECAY * lanes)), W::load(at.add(K * lanes)), W::load(at.add(B * lanes)));
+        }
+        for j in 0..n {
+            let v = W::splat(*token.add(V * lanes + j));
+            let sa = W::splat(*token.add(SA * lanes + j));
+            let gy = W::splat(*token.add(GY * lanes + j));
+            for c in 0..N {
+                let at = state.add(j * lanes + column + c * W::WIDTH);
+                let new = W::fma(v, k[c], W::fma(sa, b[c], W::mul(W::load(at), decay[c])));
+                W::store(new, at.add(n * lanes));
+                sum[c] = W::fma(gy, new, sum[c]);
+            }
+        }
+        for c in 0..N {
+            W::store(sum[c], sums.add(G_R * lanes + column + c * W::WIDTH));
+        }
+    }
+}
+
+/// Adds what y says to G, then gv and gsa: sums over keys, lane by lane and then over the lanes.
+///
+/// # Safety
+/// As for [`replay`], with `g` pointing to G.
+#[inline(always)]
+unsafe fn arrive<W: Sums>(layout: Workspace, token: *const f32, g: *mut f32, sums: *mut f32) {
+    let Workspace { lanes, rows, .. } = layout;
+    // SAFETY: by the contract above.
+    unsafe {
+        for j in (0..rows).step_by(ROWS) {
+            let zero = [W::splat(0.0); ROWS];
+            let (mut gy, mut gv, mut gsa) = (zero, zero, zero);
+            for q in 0..ROWS {
+                gy[q] = W::splat(*token.add(GY * lanes + j + q));
+            }
+            for column in (0..lanes).step_by(W::WIDTH) {
+                let at = token.add(column);
+                let (r, k, b) = (W::load(at.add(R * lanes)), W::load(at.add(K * lanes)), W::load(at.add(B * lanes)));
+                for q in 0..ROWS {
+                    let at = g.add((j + q) * lanes + column);
+                    let new = W::fma(gy[q], r, W::load(at));
+                    W::store(new, at);
+                    gv[q] = W::fma(new, k, gv[q]);
+                    gsa[q] = W::fma(new, b, gsa[q]);
+                }
+            }
+            W::sums(gv, sums.add(G_V * lanes + j));
+            W::sums(gsa, sums.add(G_SA * lanes + j));
+        }
+    }
+}
+
+/// The sums over values, and G on its way to the token before, over N registers' worth of keys.
+///
+/// # Safety
+/// As for [`replay`], with `g` pointing to G, and gsa known.
+#[inline(always)]
+unsafe fn leave<W: Vector, const N: usize>(
+    column: usize,
+    layout: Workspace,
+    token: *const f32,
+    state: *const f32,
+    g: *mut f32,
+    sums: *mut f32,
+) {
+    let Workspace { n, lanes, .. } = layout;
+    // SAFETY: by the contract above.
+    unsafe {
+        let zero = [W::splat(0.0); N];
+        let (mut decay, mut a) = (zero, zero);
+        let (mut gdecay, mut gk, mut ga, mut gb) = (zero, zero, zero, zero);
+        for c in 0..N {
+            let at = token.add(column + c * W::WIDTH);
+            (decay[c], a[c]) = (W::load(at.add(DECAY * lanes)), W::load(at.add(A * lanes)));
+        }
+        for j in 0..n {
+            let v = W::splat(*token.add(V * lanes + j));
+            let sa = W::splat(*token.add(SA * lanes + j));
+            let gsa = W::splat(*sums.add(G_SA * lanes + j));
+            for c in 0..N {
+                let at = j * lanes + column + c * W::WIDTH;
+                let (s, now) = (W::load(state.add(at)), W::load(g.add(at)));
+                gdecay[c] = W::fma(now, s, gdecay[c]);
+                gk[c] = W::fma(now, v, gk[c]);
+                gb[c] = W::fma(now, sa, gb[c]);
+                ga[c] = W::fma(s, gsa, ga[c]);
+                W::store(W::fma(a[c], gsa, W::mul(now, decay[c])), g.add(at));
+            }
+        }
+        for c in 0..N {
+            let to = sums.add(column + c * W::WIDTH);
+            W::store(gdecay[c], to.add(G_DECAY * lanes));
+            W::store(gk[c], to.add(G_K * lanes));
+            W::store(ga[c], to.add(G_A * lanes));
+            W::store(gb[c], to.add(G_B * lanes));
+        }
+    }
+}
+
+/// Registers whose lanes can be added up.
+///
+/// # Safety
+/// As for [`Vector`].
+trait Sums: Vector {
+    /// Writes the sum over the lanes of each of four registers to `to`.
+    unsafe fn sums(x: [Self::F32; ROWS], to: *mut f32);
+}
+
+impl Sums for Portable {
+    #[inline(always)]
+    unsafe fn sums(x: [[f32; 4]; ROWS], to: *mut f32) {
+        for q in 0..ROWS {
+            // SAFETY: by the contract of the trait.
+            unsafe { to.add(q).write((x[q][0] + x[q][2]) + (x[q][1] + x[q][3])) };
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Sums for Avx2 {
+    #[inline(always)]
+    unsafe fn sums(x: [__m256; ROWS], to: *mut f32) {
+        // SAFETY: by the contract of the trait.
+        unsafe {
+            let [a, b, c, d] = x;
+            let ab = _mm256_add_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let cd = _mm256_add_ps(_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            let even = _mm256_shuffle_ps::<0b01_00_01_00>(ab, cd);
+            let odd = _mm256_shuffle_ps::<0b11_10_11_10>(ab, cd);
+            let halves = _mm256_add_ps(even, odd);
+            _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves)));
+        }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Sums for Avx512 {
+    #[inline(always)]
+    unsafe fn sums(x: [__m512; ROWS], to: *mut f32) {
+        // SAFETY: by the contract of the trait.
+        unsafe {
+            let mut halves = [_mm256_setzero_ps(); ROWS];
+            for q in 0..ROWS {
+                halves[q] = _mm256_add_ps(_mm512_castps512_ps256(x[q]), _mm512_extractf32x8_ps::<1>(x[q]));
+            }
+            <Avx2 as Sums>::sums(halves, to);
+        }
+    }
+}
