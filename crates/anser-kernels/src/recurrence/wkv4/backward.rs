@@ -44,9 +44,9 @@ pub struct Gradients<'a, T> {
     pub k: &'a mut [T],
     /// Of `v`, [ΣT, C].
     pub v: &'a mut [T],
-    /// Of `log_decay`, [C], summed over all tokens. Times `log_decay` it is the gradient of time_decay.
+    /// Of `log_decay`, `[C]`, summed over all tokens. Times `log_decay` it is the gradient of time_decay.
     pub log_decay: &'a mut [T],
-    /// Of `bonus`, [C], summed over all tokens.
+    /// Of `bonus`, `[C]`, summed over all tokens.
     pub bonus: &'a mut [T],
 }
 

@@ -52,7 +52,7 @@ impl<T: Copy> Gradients<'_, T> {
     }
 }
 
-/// The gradient of a parameter that the channels of a head share, [H], from that of each channel, [H, N].
+/// The gradient of a parameter that the channels of a head share, `[H]`, from that of each channel, [H, N].
 ///
 /// # Panics
 /// When the lengths do not fit `heads`.
