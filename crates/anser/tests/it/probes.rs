@@ -51,16 +51,24 @@ fn folders_give_the_logits_of_the_model_they_were_made_from() {
 }
 
 #[test]
-fn a_pth_gives_the_logits_of_its_safetensors_copy() {
+fn every_format_gives_the_logits_of_the_same_weights() {
     let sandbox = Sandbox::new();
-    for version in ["v4", "v52", "v6", "v7"] {
-        let logits = |file: String| {
-            let out = sandbox.run(&[&"logits", &golden(&file), &"--tokens", &"5,9,31,2", &"--json"]).json();
-            floats(&out["logits"])
+    for (file, original) in [
+        ("lm/tiny_v4.pth", "train_v4"),
+        ("lm/tiny_v52.pth", "train_v52"),
+        ("lm/tiny_v6.pth", "train_v6"),
+        ("lm/tiny_v7.pth", "train_v7"),
+        ("lm/tiny_v7_legacy.pth", "train_v7"),
+        ("gguf/rwkv6_f32.gguf", "train_v6"),
+        ("gguf/rwkv6_bf16.gguf", "train_v6"),
+        ("gguf/rwkv7_f32.gguf", "train_v7"),
+    ] {
+        let logits = |path: &std::path::Path| {
+            floats(&sandbox.run(&[&"logits", &path, &"--tokens", &"5,9,31,2", &"--json"]).json()["logits"])
         };
-        let pth = logits(format!("tiny_{version}.pth"));
-        assert_eq!(pth.len(), 64);
-        assert!(pth.iter().all(|x| x.is_finite()));
+        let ours = logits(&anser_testkit::golden_dir().join(file));
+        assert_eq!(ours.len(), 64, "{file}");
+        assert_eq!(ours, logits(&model(original)), "{file}");
     }
 }
 
