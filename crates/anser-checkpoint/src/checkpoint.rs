@@ -197,20 +197,6 @@ impl Checkpoint {
         Ok(Tensor { name: official.to_string(), dtype, shape: located.shape().to_vec(), data })
     }
 
-    /// Looks through every element of a tensor. Opening does not do this: it would read the whole file.
-    ///
-    /// # Errors
-    /// If there is no such tensor, or it holds an infinite or NaN weight.
-    pub fn check_finite(&self, official: &str) -> Result<(), Error> {
-        match self.tensor(official)?.first_non_finite() {
-            None => Ok(()),
-            Some((index, value)) => {
-                let file = self.file(self.locate(official)?).path().to_path_buf();
-                Err(Error::NonFinite { file, tensor: official.to_string(), index, value })
-            }
-        }
-    }
-
     /// The type most weights are stored in; F32 for quantised GGUF, which is widened when read.
     pub fn stored_dtype(&self) -> Dtype {
         layout::main_dtype(&self.raw)

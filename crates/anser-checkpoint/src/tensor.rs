@@ -96,17 +96,4 @@ impl Tensor<'_> {
         self.read_f32(0, &mut out);
         out
     }
-
-    /// Row-major position and value of the first element that is infinite or NaN.
-    pub fn first_non_finite(&self) -> Option<(usize, f32)> {
-        let mut chunk = [0.0; 1024];
-        for start in (0..self.elements()).step_by(chunk.len()) {
-            let values = &mut chunk[..(self.elements() - start).min(1024)];
-            self.read_f32(start, values);
-            if let Some(at) = values.iter().position(|x| !x.is_finite()) {
-                return Some((start + at, values[at]));
-            }
-        }
-        None
-    }
 }

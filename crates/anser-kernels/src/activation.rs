@@ -4,7 +4,7 @@
 //! and a polynomial for `e^r`; everything else rests on it. All are branch-free, so that the compiler vectorises them.
 //!
 //! Numerics: errors against f64 are below 1.5 ulp for [`exp`] (subnormal results included) and below 3 ulp for
-//! the others ([`silu`] and [`softplus`] where the result exceeds 2e-36 in magnitude). NaN stays NaN, infinities give
+//! the others ([`silu`] where the result exceeds 2e-36 in magnitude). NaN stays NaN, infinities give
 //! the limits.
 //! Polynomial coefficients are our own minimax fits.
 
@@ -35,11 +35,6 @@ pub fn relu2(x: &mut [f32]) {
     relu2_at(level(), x);
 }
 
-/// `ln(1 + e^x)`, per element.
-pub fn softplus(x: &mut [f32]) {
-    softplus_at(level(), x);
-}
-
 /// `x - ln(sum(e^x))` over the whole slice, as if computed with the maximum taken out first.
 ///
 /// -inf entries stay -inf and get no mass. A slice with a NaN or +inf, or of nothing but -inf, becomes all NaN.
@@ -53,7 +48,6 @@ dispatch! {
     fn silu_at(x: &mut [f32]) = silu_body;
     fn tanh_at(x: &mut [f32]) = tanh_body;
     fn relu2_at(x: &mut [f32]) = relu2_body;
-    fn softplus_at(x: &mut [f32]) = softplus_body;
     fn log_softmax_at(x: &mut [f32]) = log_softmax_body;
 }
 
@@ -133,22 +127,6 @@ pub(crate) fn relu2_1(x: f32) -> f32 {
     positive * positive
 }
 
-/// `ln(1 + e^x)`.
-#[inline(always)]
-fn softplus1<I: Isa>(x: f32) -> f32 {
-    // ln(1 + t) = 2 artanh(t / (2 + t)), with t = e^-|x| in [0, 1]: the argument is at most 1/3.
-    let t = exp1::<I>(-x.abs());
-    let s = t / (2.0 + t);
-    let z = s * s;
-    let p = 1.401_223_2e-1;
-    let p = I::fma(p, z, 1.399_957e-1);
-    let p = I::fma(p, z, 2.001_085e-1);
-    let p = I::fma(p, z, 3.333_320_6e-1);
-    let log = 2.0 * I::fma(p * z, s, s);
-    let positive = if x < 0.0 { 0.0 } else { x };
-    positive + log
-}
-
 #[inline(always)]
 fn exp_body<I: Isa>(x: &mut [f32]) {
     for x in x {
@@ -182,13 +160,6 @@ fn tanh_body<I: Isa>(x: &mut [f32]) {
 fn relu2_body<I: Isa>(x: &mut [f32]) {
     for x in x {
         *x = relu2_1(*x);
-    }
-}
-
-#[inline(always)]
-fn softplus_body<I: Isa>(x: &mut [f32]) {
-    for x in x {
-        *x = softplus1::<I>(*x);
     }
 }
 

@@ -20,8 +20,13 @@ fn survive(bytes: &[u8]) -> usize {
 fn read_all(checkpoint: &Checkpoint) {
     for name in checkpoint.names() {
         let tensor = checkpoint.tensor(&name).unwrap();
-        tensor.first_non_finite();
         assert_eq!(tensor.shape.iter().product::<usize>(), tensor.elements());
+        // Piece by piece: what is allocated here would count as the reader's.
+        let mut piece = [0.0; 1024];
+        for start in (0..tensor.elements()).step_by(piece.len()) {
+            let count = piece.len().min(tensor.elements() - start);
+            tensor.read_f32(start, &mut piece[..count]);
+        }
     }
     assert_eq!(checkpoint.fingerprint().len(), 64);
 }
