@@ -1,0 +1,1 @@
+//! Differentiable models of the RWKV family, on Burn.
