@@ -1,1 +1,7 @@
 //! Trains models of the RWKV family.
+
+pub mod data;
+mod error;
+pub mod random;
+
+pub use error::Error;
