@@ -51,9 +51,9 @@ dispatch! {
     fn log_softmax_at(x: &mut [f32]) = log_softmax_body;
 }
 
-/// `e^x`.
+/// `e^x` of one number, for loops of a caller that `dispatch!` compiles.
 #[inline(always)]
-pub(crate) fn exp1<I: Isa>(x: f32) -> f32 {
+pub fn exp1<I: Isa>(x: f32) -> f32 {
     // Beyond these the result is infinite, or rounds to zero. A NaN fails both comparisons and goes on.
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };
@@ -89,7 +89,7 @@ fn power_of_two(n: i32) -> f32 {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-pub(crate) fn sigmoid1<I: Isa>(x: f32) -> f32 {
+pub fn sigmoid1<I: Isa>(x: f32) -> f32 {
     let e = exp1::<I>(-x.abs());
     let numerator = if x >= 0.0 { 1.0 } else { e };
     numerator / (1.0 + e)
@@ -97,7 +97,7 @@ pub(crate) fn sigmoid1<I: Isa>(x: f32) -> f32 {
 
 /// `x * sigmoid(x)`.
 #[inline(always)]
-pub(crate) fn silu1<I: Isa>(x: f32) -> f32 {
+pub fn silu1<I: Isa>(x: f32) -> f32 {
     // From here on the product rounds to zero; -inf * 0 would be NaN.
     let x = if x < -120.0 { -120.0 } else { x };
     x * sigmoid1::<I>(x)
@@ -105,7 +105,7 @@ pub(crate) fn silu1<I: Isa>(x: f32) -> f32 {
 
 /// The hyperbolic tangent.
 #[inline(always)]
-pub(crate) fn tanh1<I: Isa>(x: f32) -> f32 {
+pub fn tanh1<I: Isa>(x: f32) -> f32 {
     let z = x * x;
     let p = -5.704_978_5e-3;
     let p = I::fma(p, z, 2.063_907_9e-2);

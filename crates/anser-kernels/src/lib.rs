@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod linear;
 pub mod norm;
+pub mod optimizer;
 pub mod pool;
 pub mod recurrence;
 pub mod rows;

@@ -114,17 +114,19 @@ fn lerp_body<I: Isa>(from: &[f32], to: &[f32], mix: &[f32], out: &mut [f32]) {
 
 /// The mean of `x` and `1 / sqrt(variance + eps)`.
 #[inline(always)]
-fn mean_and_scale<I: Isa>(x: &[f32], eps: f32) -> (f32, f32) {
+pub fn mean_and_scale<I: Isa>(x: &[f32], eps: f32) -> (f32, f32) {
     let width = x.len().max(1) as f32;
     let mean = sum(x) / width;
     let variance = sum_of_squares::<I>(x, mean) / width;
     (mean, 1.0 / (variance + eps).sqrt())
 }
 
-const LANES: usize = 16;
+/// Partial sums of a row's sum.
+pub const LANES: usize = 16;
 
+/// The sum of `x`, in [`LANES`] partial sums.
 #[inline(always)]
-fn sum(x: &[f32]) -> f32 {
+pub fn sum(x: &[f32]) -> f32 {
     let mut sums = [0.0; LANES];
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
@@ -157,7 +159,7 @@ fn sum_of_squares<I: Isa>(x: &[f32], mean: f32) -> f32 {
 
 /// Adds lane i + half to lane i until one is left.
 #[inline(always)]
-pub(crate) fn tree(mut sums: [f32; LANES]) -> f32 {
+pub fn tree(mut sums: [f32; LANES]) -> f32 {
     let mut half = LANES / 2;
     while half > 0 {
         for lane in 0..half {

@@ -162,6 +162,7 @@ impl Isa for Avx512 {
 /// `pub(crate) fn name(level: Level, x: &mut [f32], s: f32) -> f32`, which calls `body::<I>(x, s)`, where `body` is an
 /// `#[inline(always)] fn body<I: Isa>(x: &mut [f32], s: f32) -> f32`. A `const` parameter goes before the
 /// arguments: `fn name<const N: usize>(..) = body` calls `body::<I, N>`.
+#[macro_export]
 macro_rules! dispatch {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident $(<const $n:ident: usize>)? ($($arg:ident: $ty:ty),* $(,)?)
         $(-> $ret:ty)? = $body:ident;)+) => { $(
@@ -193,7 +194,7 @@ macro_rules! dispatch {
         }
     )+ };
 }
-pub(crate) use dispatch;
+pub use crate::dispatch;
 
 #[cfg(test)]
 mod tests {

@@ -5,5 +5,6 @@ mod backward456;
 mod backward7;
 mod linear;
 mod norm;
+mod optimizer;
 mod pool;
 mod recurrence;

@@ -1,0 +1,35 @@
+//! What can go wrong with a model.
+
+/// An error of this crate.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A tensor came with another number of values than its shape has.
+    #[error("tensor `{name}` should have {expected} values, {found} were given")]
+    Values {
+        /// Official name.
+        name: String,
+        /// Product of the shape.
+        expected: usize,
+        /// Number given.
+        found: usize,
+    },
+    /// A version that this crate cannot train.
+    #[error("RWKV-{version} runs but does not train here; 4, 5.2, 6 and 7 do")]
+    Version {
+        /// The version asked for.
+        version: String,
+    },
+    /// A value of a checkpoint is NaN or infinite.
+    #[error("tensor `{name}` has {value} at element {index}; a model with such a value cannot be trained")]
+    NotFinite {
+        /// Official name.
+        name: String,
+        /// Row-major position.
+        index: usize,
+        /// The value.
+        value: f32,
+    },
+    /// Reading the checkpoint failed.
+    #[error(transparent)]
+    Checkpoint(#[from] anser_checkpoint::Error),
+}

@@ -1,0 +1,130 @@
+//! The parameters that every model is made of, and where their values come from.
+
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+
+use crate::error::Error;
+use crate::op::layer_norm::layer_norm;
+use crate::op::linear::{linear, linear_add};
+
+/// Where a model under construction takes its values from: a checkpoint or an initialisation, by official names.
+pub struct Weights<'a> {
+    device: &'a Device,
+    read: &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error>,
+    prefix: String,
+}
+
+impl<'a> Weights<'a> {
+    /// `read(name, shape)` returns the values of a tensor, row-major; the parameters live on `device`.
+    pub fn new(device: &'a Device, read: &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error>) -> Self {
+        Weights { device, read, prefix: String::new() }
+    }
+
+    /// The same, for names that begin with `name` and a dot.
+    pub fn at(&mut self, name: &str) -> Weights<'_> {
+        Weights { device: self.device, read: &mut *self.read, prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// The parameter `name` of a shape.
+    ///
+    /// # Errors
+    /// What reading returned, or [`Error::Values`] for another number of values.
+    pub fn param<const D: usize>(&mut self, name: &str, shape: [usize; D]) -> Result<Param<Tensor<D>>, Error> {
+        let name = format!("{}{name}", self.prefix);
+        let values = (self.read)(&name, &shape)?;
+        let expected = shape.iter().product();
+        if values.len() != expected {
+            return Err(Error::Values { name, expected, found: values.len() });
+        }
+        Ok(Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), self.device)))
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> &Device {
+        self.device
+    }
+}
+
+/// Weight and bias of a norm, `[C]` each.
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// Scale.
+    pub weight: Param<Tensor<1>>,
+    /// Shift.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Norm {
+    /// Reads `weight` and `bias`.
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(mut weights: Weights<'_>, width: usize) -> Result<Norm, Error> {
+        Ok(Norm { weight: weights.param("weight", [width])?, bias: weights.param("bias", [width])? })
+    }
+
+    /// LayerNorm of x [T, C].
+    pub fn layer_norm(&self, x: &Tensor<2>, eps: f32) -> Tensor<2> {
+        layer_norm(x, &self.weight.val(), &self.bias.val(), eps)
+    }
+}
+
+/// A matrix [out, in] that an adapter may stand beside: the one linear map of every model.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// The matrix.
+    pub weight: Param<Tensor<2>>,
+    /// A low-rank update of it.
+    pub lora: Option<Lora>,
+}
+
+/// A low-rank update `scale * up down` of a matrix (LoRA, Hu et al. 2021).
+#[derive(Module, Debug)]
+pub struct Lora {
+    /// [R, in].
+    pub down: Param<Tensor<2>>,
+    /// [out, R].
+    pub up: Param<Tensor<2>>,
+    /// alpha / R.
+    pub scale: f32,
+}
+
+impl Linear {
+    /// Reads `weight`, [out, in].
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(mut weights: Weights<'_>, outputs: usize, inputs: usize) -> Result<Linear, Error> {
+        Ok(Linear { weight: weights.param("weight", [outputs, inputs])?, lora: None })
+    }
+
+    /// The matrix in effect, adapter included, [out, in].
+    pub fn matrix(&self) -> Tensor<2> {
+        match &self.lora {
+            Some(lora) => self.weight.val() + lora.up.val().matmul(lora.down.val()).mul_scalar(lora.scale),
+            None => self.weight.val(),
+        }
+    }
+
+    /// `x W^T`: x [T, in].
+    pub fn forward(&self, x: &Tensor<2>) -> Tensor<2> {
+        let y = linear(x, &self.weight.val());
+        self.adapt(x, y)
+    }
+
+    /// `residual + x W^T`.
+    pub fn forward_add(&self, x: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
+        let y = linear_add(x, &self.weight.val(), residual);
+        self.adapt(x, y)
+    }
+
+    fn adapt(&self, x: &Tensor<2>, y: Tensor<2>) -> Tensor<2> {
+        match &self.lora {
+            Some(lora) => {
+                let h = linear(x, &lora.down.val()).mul_scalar(lora.scale);
+                linear_add(&h, &lora.up.val(), &y)
+            }
+            None => y,
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! RWKV-7 (Goose).
+//!
+//! Source: Peng et al. 2025, "RWKV-7 Goose"; BlinkDL/RWKV-LM@524481d5, RWKV-v7/train_temp. Parameters have their
+//! official names.
+
+use anser_checkpoint::Config;
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+use super::{BlockState, Pass};
+use crate::error::Error;
+use crate::layer::{Linear, Norm, Weights};
+use crate::op::low_rank::{Inner, low_rank};
+use crate::op::relu2::relu2;
+use crate::op::shift::{Toward, shift};
+use crate::op::wkv7::{Wkv7, wkv7};
+
+/// The time mix. Shapes: C width, H heads of N channels.
+#[derive(Module, Debug)]
+pub struct TimeMix {
+    /// Shifts of the six inputs, `[C]` each.
+    pub x_r: Param<Tensor<1>>,
+    /// Of the decay.
+    pub x_w: Param<Tensor<1>>,
+    /// Of the key.
+    pub x_k: Param<Tensor<1>>,
+    /// Of the value.
+    pub x_v: Param<Tensor<1>>,
+    /// Of the in-context learning rate.
+    pub x_a: Param<Tensor<1>>,
+    /// Of the gate.
+    pub x_g: Param<Tensor<1>>,
+    /// The decay before its exponentials: `w0 + tanh(x w1) w2`.
+    pub w0: Param<Tensor<1>>,
+    /// [C, rank].
+    pub w1: Param<Tensor<2>>,
+    /// [rank, C].
+    pub w2: Param<Tensor<2>>,
+    /// The learning rate before its logistic function: `a0 + (x a1) a2`.
+    pub a0: Param<Tensor<1>>,
+    /// [C, rank].
+    pub a1: Param<Tensor<2>>,
+    /// [rank, C].
+    pub a2: Param<Tensor<2>>,
+    /// How far values lean to layer 0's, before its logistic function; layer 0 has these and never uses them, or lacks
+    /// them.
+    pub v0: Option<Param<Tensor<1>>>,
+    /// [C, rank].
+    pub v1: Option<Param<Tensor<2>>>,
+    /// [rank, C].
+    pub v2: Option<Param<Tensor<2>>>,
+    /// The gate: `sigmoid(x g1) g2`.
+    pub g1: Param<Tensor<2>>,
+    /// [rank, C].
+    pub g2: Param<Tensor<2>>,
+    /// `[C]`.
+    pub k_k: Param<Tensor<1>>,
+    /// `[C]`.
+    pub k_a: Param<Tensor<1>>,
+    /// [H, N].
+    pub r_k: Param<Tensor<2>>,
+    /// [C, C].
+    pub receptance: Linear,
+    /// [C, C].
+    pub key: Linear,
+    /// [C, C].
+    pub value: Linear,
+    /// [C, C].
+    pub output: Linear,
+    /// The norm over heads.
+    pub ln_x: Norm,
+}
+
+/// The channel mix.
+#[derive(Module, Debug)]
+pub struct ChannelMix {
+    /// `[C]`.
+    pub x_k: Param<Tensor<1>>,
+    /// [F, C].
+    pub key: Linear,
+    /// [C, F].
+    pub value: Linear,
+}
+
+impl TimeMix {
+    /// Reads the time mix of a block; `lean` if it may have `v0`, `v1`, `v2`.
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(mut weights: Weights<'_>, config: &Config, lean: bool) -> Result<TimeMix, Error> {
+        let (c, ranks) = (config.width, config.ranks);
+        let w = &mut weights;
+        Ok(TimeMix {
+            x_r: w.param("x_r", [c])?,
+            x_w: w.param("x_w", [c])?,
+            x_k: w.param("x_k", [c])?,
+            x_v: w.param("x_v", [c])?,
+            x_a: w.param("x_a", [c])?,
+            x_g: w.param("x_g", [c])?,
+            w0: w.param("w0", [c])?,
+            w1: w.param("w1", [c, ranks.decay])?,
+            w2: w.param("w2", [ranks.decay, c])?,
+            a0: w.param("a0", [c])?,
+            a1: w.param("a1", [c, ranks.a])?,
+            a2: w.param("a2", [ranks.a, c])?,
+            v0: if lean { Some(w.param("v0", [c])?) } else { None },
+            v1: if lean { Some(w.param("v1", [c, ranks.v])?) } else { None },
+            v2: if lean { Some(w.param("v2", [ranks.v, c])?) } else { None },
+            g1: w.param("g1", [c, ranks.g])?,
+            g2: w.param("g2", [ranks.g, c])?,
+            k_k: w.param("k_k", [c])?,
+            k_a: w.param("k_a", [c])?,
+            r_k: w.param("r_k", [config.heads, config.head_size])?,
+            receptance: Linear::new(w.at("receptance"), c, c)?,
+            key: Linear::new(w.at("key"), c, c)?,
+            value: Linear::new(w.at("value"), c, c)?,
+            output: Linear::new(w.at("output"), c, c)?,
+            ln_x: Norm::new(w.at("ln_x"), c)?,
+        })
+    }
+
+    /// Adds the time mix of `norm(x)` to the stream.
+    pub fn forward(&self, pass: &mut Pass, norm: &Norm, config: &Config, state: &mut BlockState) {
+        let mixes = [&self.x_r, &self.x_w, &self.x_k, &self.x_v, &self.x_a, &self.x_g].map(|mix| mix.val());
+        let (weight, bias) = (norm.weight.val(), norm.bias.val());
+        let (mixed, att_shift) = shift(
+            &pass.x,
+            &weight,
+            &bias,
+            config.layer_norm_eps,
+            &state.att_shift,
+            &pass.cu_seqlens,
+            Toward::Previous,
+            &mixes.each_ref(),
+        );
+        let [xr, xw, xk, xv, xa, xg] = &mixed[..] else { unreachable!("six mixes give six inputs") };
+        let (r, k, v) = (self.receptance.forward(xr), self.key.forward(xk), self.value.forward(xv));
+        let w = low_rank(xw, &self.w1.val(), &self.w2.val(), Some(&self.w0.val()), Inner::Tanh);
+        let a = low_rank(xa, &self.a1.val(), &self.a2.val(), Some(&self.a0.val()), Inner::Identity);
+        let g = low_rank(xg, &self.g1.val(), &self.g2.val(), None, Inner::Sigmoid);
+        let lean = match (&pass.v_first, &self.v0, &self.v1, &self.v2) {
+            (Some(v_first), Some(v0), Some(v1), Some(v2)) => {
+                Some((v_first.clone(), low_rank(xv, &v1.val(), &v2.val(), Some(&v0.val()), Inner::Identity)))
+            }
+            _ => None,
+        };
+        let (k_k, k_a, r_k) = (self.k_k.val(), self.k_a.val(), self.r_k.val());
+        let (ln_weight, ln_bias) = (self.ln_x.weight.val(), self.ln_x.bias.val());
+        let inputs = Wkv7 {
+            r: &r,
+            w: &w,
+            k: &k,
+            v: &v,
+            a: &a,
+            g: &g,
+            first: lean.as_ref().map(|(v_first, mix)| (v_first, mix)),
+            k_k: &k_k,
+            k_a: &k_a,
+            r_k: &r_k,
+            ln_weight: &ln_weight,
+            ln_bias: &ln_bias,
+            state: &state.wkv,
+        };
+        let (y, wkv) = wkv7(&inputs, config.group_norm_eps, &pass.cu_seqlens);
+        pass.x = self.output.forward_add(&y, &pass.x);
+        if pass.v_first.is_none() {
+            pass.v_first = Some(v);
+        }
+        (state.att_shift, state.wkv) = (att_shift, wkv);
+    }
+}
+
+impl ChannelMix {
+    /// Reads the channel mix of a block.
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(mut weights: Weights<'_>, config: &Config) -> Result<ChannelMix, Error> {
+        let (c, f) = (config.width, config.ffn);
+        Ok(ChannelMix {
+            x_k: weights.param("x_k", [c])?,
+            key: Linear::new(weights.at("key"), f, c)?,
+            value: Linear::new(weights.at("value"), c, f)?,
+        })
+    }
+
+    /// Adds the channel mix of `norm(x)` to the stream.
+    pub fn forward(&self, pass: &mut Pass, norm: &Norm, config: &Config, state: &mut BlockState) {
+        let (mixed, ffn_shift) = shift(
+            &pass.x,
+            &norm.weight.val(),
+            &norm.bias.val(),
+            config.layer_norm_eps,
+            &state.ffn_shift,
+            &pass.cu_seqlens,
+            Toward::Previous,
+            &[&self.x_k.val()],
+        );
+        let k = relu2(&self.key.forward(&mixed[0]));
+        pass.x = self.value.forward_add(&k, &pass.x);
+        state.ffn_shift = ffn_shift;
+    }
+}

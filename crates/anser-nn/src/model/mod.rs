@@ -1,0 +1,189 @@
+//! Language models, one file a version: parameters top to bottom, and how they meet.
+
+pub mod rwkv7;
+
+use std::sync::Arc;
+
+use anser_checkpoint::{Checkpoint, Config, Version};
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor};
+
+use crate::error::Error;
+use crate::layer::{Linear, Norm, Weights};
+use crate::mixer::{BlockState, Pass};
+use crate::op::embedding::embedding;
+
+/// The table of embeddings, [V, C].
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// The table.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    fn new(mut weights: Weights<'_>, vocab: usize, width: usize) -> Result<Embedding, Error> {
+        Ok(Embedding { weight: weights.param("weight", [vocab, width])? })
+    }
+
+    fn forward(&self, tokens: &Arc<[u32]>, ln0: Option<&Norm>, config: &Config) -> Tensor<2> {
+        let x = embedding(&self.weight.val(), tokens);
+        match ln0 {
+            Some(norm) => norm.layer_norm(&x, config.layer_norm_eps),
+            None => x,
+        }
+    }
+}
+
+/// What every version answers to.
+trait Skeleton {
+    /// The stream before the first block, [T, C].
+    fn embed(&self, tokens: &Arc<[u32]>, config: &Config) -> Tensor<2>;
+    /// Runs a block: writes the stream and the block's states.
+    fn block(&self, layer: usize, pass: &mut Pass, config: &Config, state: &mut BlockState);
+    /// The last norm and the head.
+    fn head(&self) -> (&Norm, &Linear);
+}
+
+/// The parameters of a model of any version.
+#[derive(Clone, Debug)]
+enum Parameters {
+    V7(rwkv7::Rwkv7),
+}
+
+/// Calls `$body` with `$model` bound to the parameters of whatever version.
+macro_rules! each {
+    ($parameters:expr, $model:ident => $body:expr) => {
+        match $parameters {
+            Parameters::V7($model) => $body,
+        }
+    };
+}
+
+/// A language model that can be trained.
+#[derive(Clone, Debug)]
+pub struct LanguageModel {
+    config: Config,
+    device: Device,
+    parameters: Parameters,
+}
+
+impl LanguageModel {
+    /// A model whose tensors `read(official name, shape)` returns, on `device`; `has` says which of the optional ones
+    /// there are.
+    ///
+    /// # Errors
+    /// [`Error::Version`], [`Error::NotFinite`], or what `read` returns.
+    pub fn new(
+        config: &Config,
+        device: &Device,
+        has: &dyn Fn(&str) -> bool,
+        read: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error>,
+    ) -> Result<LanguageModel, Error> {
+        let mut checked = |name: &str, shape: &[usize]| {
+            let values = read(name, shape)?;
+            match values.iter().position(|value| !value.is_finite()) {
+                Some(index) => Err(Error::NotFinite { name: name.into(), index, value: values[index] }),
+                None => Ok(values),
+            }
+        };
+        let mut weights = Weights::new(device, &mut checked);
+        let parameters = match config.version {
+            Version::V7 => Parameters::V7(rwkv7::Rwkv7::new(&mut weights, config, has)?),
+            version => return Err(Error::Version { version: version.to_string() }),
+        };
+        Ok(LanguageModel { config: config.clone(), device: device.clone(), parameters })
+    }
+
+    /// The model in a checkpoint.
+    ///
+    /// # Errors
+    /// As [`LanguageModel::new`], or reading fails.
+    pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<LanguageModel, Error> {
+        let has = |name: &str| checkpoint.has(name);
+        let mut read = |name: &str, _: &[usize]| Ok(checkpoint.tensor(name)?.to_f32());
+        LanguageModel::new(checkpoint.config(), device, &has, &mut read)
+    }
+
+    /// Sizes and constants.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The stream before the first block, [T, C].
+    pub fn embed(&self, tokens: &Arc<[u32]>) -> Tensor<2> {
+        each!(&self.parameters, model => model.embed(tokens, &self.config))
+    }
+
+    /// Runs a block: writes the stream and the block's states.
+    pub fn block(&self, layer: usize, pass: &mut Pass, state: &mut BlockState) {
+        each!(&self.parameters, model => model.block(layer, pass, &self.config, state))
+    }
+
+    /// The last norm and the head.
+    pub fn head(&self) -> (&Norm, &Linear) {
+        each!(&self.parameters, model => model.head())
+    }
+
+    /// The states of `sequences` sequences that have seen nothing, one a block.
+    pub fn initial_states(&self, sequences: usize) -> Vec<BlockState> {
+        let c = &self.config;
+        let shift = || Tensor::zeros([sequences, c.width], &self.device);
+        (0..c.layers)
+            .map(|_| BlockState {
+                att_shift: shift(),
+                wkv: Tensor::zeros([sequences, c.heads, c.head_size, c.head_size], &self.device),
+                ffn_shift: shift(),
+            })
+            .collect()
+    }
+
+    /// The output of the last block [T, C] after tokens `[ΣT]`; `states` are read and written.
+    pub fn forward(&self, tokens: &Arc<[u32]>, cu_seqlens: &Arc<[usize]>, states: &mut [BlockState]) -> Tensor<2> {
+        let mut pass = Pass { x: self.embed(tokens), v_first: None, cu_seqlens: Arc::clone(cu_seqlens) };
+        for (layer, state) in states.iter_mut().enumerate() {
+            self.block(layer, &mut pass, state);
+        }
+        pass.x
+    }
+
+    /// Logits [T, V] of the output of the last block.
+    pub fn logits(&self, x: &Tensor<2>) -> Tensor<2> {
+        let (norm, head) = self.head();
+        head.forward(&norm.layer_norm(x, self.config.layer_norm_eps))
+    }
+
+    /// Calls the visitor with every parameter under its official name.
+    pub fn visit(&self, visitor: &mut impl ModuleVisitor) {
+        each!(&self.parameters, model => model.visit(visitor));
+    }
+
+    /// Replaces every parameter by what the mapper makes of it.
+    pub fn map(self, mapper: &mut impl ModuleMapper) -> LanguageModel {
+        let parameters = match self.parameters {
+            Parameters::V7(model) => Parameters::V7(model.map(mapper)),
+        };
+        LanguageModel { parameters, ..self }
+    }
+
+    /// The same parameters, shared, outside of any graph: for evaluation.
+    pub fn without_graph(&self) -> LanguageModel {
+        let parameters = match &self.parameters {
+            Parameters::V7(model) => Parameters::V7(model.valid()),
+        };
+        LanguageModel { config: self.config.clone(), device: self.device.clone().without_autodiff(), parameters }
+    }
+
+    /// The same parameters as leaves of a graph of their own, for a thread of its own. (Burn's graphs merge where they
+    /// share a leaf, and threads that run them then wait for each other for ever.)
+    pub fn fork(&self) -> LanguageModel {
+        let parameters = match self.parameters.clone() {
+            Parameters::V7(model) => Parameters::V7(model.fork(&self.device)),
+        };
+        LanguageModel { config: self.config.clone(), device: self.device.clone(), parameters }
+    }
+}

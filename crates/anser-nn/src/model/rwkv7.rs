@@ -1,0 +1,83 @@
+//! RWKV-7 (Goose): embedding, blocks, head.
+
+use std::sync::Arc;
+
+use anser_checkpoint::Config;
+use burn::module::Module;
+use burn::tensor::Tensor;
+
+use super::Skeleton;
+use crate::error::Error;
+use crate::layer::{Linear, Norm, Weights};
+use crate::mixer::rwkv7::{ChannelMix, TimeMix};
+use crate::mixer::{BlockState, Pass};
+
+/// The model; parameters have their official names.
+#[derive(Module, Debug)]
+pub struct Rwkv7 {
+    /// Table of embeddings.
+    pub emb: super::Embedding,
+    /// The blocks.
+    pub blocks: Vec<Block>,
+    /// The last norm.
+    pub ln_out: Norm,
+    /// [V, C].
+    pub head: Linear,
+}
+
+/// One block.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// The norm of the embeddings; block 0 alone has it.
+    pub ln0: Option<Norm>,
+    /// Before the time mix.
+    pub ln1: Norm,
+    /// Before the channel mix.
+    pub ln2: Norm,
+    /// Time mix.
+    pub att: TimeMix,
+    /// Channel mix.
+    pub ffn: ChannelMix,
+}
+
+impl Rwkv7 {
+    /// Reads the model; `has` says which optional tensors there are (block 0's `v0`, `v1`, `v2`).
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(weights: &mut Weights<'_>, config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Rwkv7, Error> {
+        let c = config.width;
+        let emb = super::Embedding::new(weights.at("emb"), config.vocab, c)?;
+        let mut blocks = Vec::with_capacity(config.layers);
+        for layer in 0..config.layers {
+            let lean = layer > 0 || has("blocks.0.att.v0");
+            let name = format!("blocks.{layer}");
+            let mut w = weights.at(&name);
+            blocks.push(Block {
+                ln0: if layer == 0 { Some(Norm::new(w.at("ln0"), c)?) } else { None },
+                ln1: Norm::new(w.at("ln1"), c)?,
+                ln2: Norm::new(w.at("ln2"), c)?,
+                att: TimeMix::new(w.at("att"), config, lean)?,
+                ffn: ChannelMix::new(w.at("ffn"), config)?,
+            });
+        }
+        let ln_out = Norm::new(weights.at("ln_out"), c)?;
+        Ok(Rwkv7 { emb, blocks, ln_out, head: Linear::new(weights.at("head"), config.vocab, c)? })
+    }
+}
+
+impl Skeleton for Rwkv7 {
+    fn embed(&self, tokens: &Arc<[u32]>, config: &Config) -> Tensor<2> {
+        self.emb.forward(tokens, self.blocks[0].ln0.as_ref(), config)
+    }
+
+    fn block(&self, layer: usize, pass: &mut Pass, config: &Config, state: &mut BlockState) {
+        let block = &self.blocks[layer];
+        block.att.forward(pass, &block.ln1, config, state);
+        block.ffn.forward(pass, &block.ln2, config, state);
+    }
+
+    fn head(&self) -> (&Norm, &Linear) {
+        (&self.ln_out, &self.head)
+    }
+}

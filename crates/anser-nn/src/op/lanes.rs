@@ -1,0 +1,113 @@
+//! Element-wise loops of gradients, one row each, compiled for every instruction set.
+
+use anser_kernels::dispatch;
+use anser_kernels::norm::{LANES, mean_and_scale, tree};
+use anser_kernels::simd::{Isa, Level};
+
+dispatch! {
+    /// The gradient of `out = from + (to - from) * mix`, added to that of each operand.
+    pub(super) fn lerp_backward(
+        g: &[f32], from: &[f32], to: &[f32], mix: &[f32], g_from: &mut [f32], g_to: &mut [f32], g_mix: &mut [f32],
+    ) = lerp_backward_body;
+    /// The gradient of a LayerNorm of x, written; those of its weight and bias, added.
+    pub(super) fn layer_norm_backward(
+        g: &[f32], x: &[f32], weight: &[f32], eps: f32, gx: &mut [f32], g_weight: &mut [f32], g_bias: &mut [f32],
+    ) = layer_norm_backward_body;
+    /// `x += y`.
+    pub(super) fn add(x: &mut [f32], y: &[f32]) = add_body;
+}
+
+/// As [`layer_norm_backward`] for a norm over each head.
+pub(super) fn group_norm_backward(
+    level: Level,
+    heads: usize,
+    g: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    gx: &mut [f32],
+    g_weight: &mut [f32],
+    g_bias: &mut [f32],
+) {
+    let n = x.len() / heads;
+    for h in 0..heads {
+        let span = h * n..(h + 1) * n;
+        layer_norm_backward(
+            level,
+            &g[span.clone()],
+            &x[span.clone()],
+            &weight[span.clone()],
+            eps,
+            &mut gx[span.clone()],
+            &mut g_weight[span.clone()],
+            &mut g_bias[span],
+        );
+    }
+}
+
+#[inline(always)]
+fn lerp_backward_body<I: Isa>(
+    g: &[f32],
+    from: &[f32],
+    to: &[f32],
+    mix: &[f32],
+    g_from: &mut [f32],
+    g_to: &mut [f32],
+    g_mix: &mut [f32],
+) {
+    let n = g.len();
+    let (from, to, mix) = (&from[..n], &to[..n], &mix[..n]);
+    let (g_from, g_to, g_mix) = (&mut g_from[..n], &mut g_to[..n], &mut g_mix[..n]);
+    for c in 0..n {
+        let through = g[c] * mix[c];
+        g_to[c] += through;
+        g_from[c] += g[c] - through;
+        g_mix[c] = I::fma(g[c], to[c] - from[c], g_mix[c]);
+    }
+}
+
+#[inline(always)]
+fn layer_norm_backward_body<I: Isa>(
+    g: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    gx: &mut [f32],
+    g_weight: &mut [f32],
+    g_bias: &mut [f32],
+) {
+    let n = x.len();
+    let (g, weight) = (&g[..n], &weight[..n]);
+    let (gx, g_weight, g_bias) = (&mut gx[..n], &mut g_weight[..n], &mut g_bias[..n]);
+    let (mean, scale) = mean_and_scale::<I>(x, eps);
+    let (mut plain, mut along) = ([0.0f32; LANES], [0.0f32; LANES]);
+    let whole = n - n % LANES;
+    for start in (0..whole).step_by(LANES) {
+        for lane in 0..LANES {
+            let c = start + lane;
+            let (normal, gw) = ((x[c] - mean) * scale, g[c] * weight[c]);
+            plain[lane] += gw;
+            along[lane] = I::fma(gw, normal, along[lane]);
+        }
+    }
+    for c in whole..n {
+        let (normal, gw) = ((x[c] - mean) * scale, g[c] * weight[c]);
+        plain[c - whole] += gw;
+        along[c - whole] = I::fma(gw, normal, along[c - whole]);
+    }
+    let (plain, along) = (tree(plain) / n as f32, tree(along) / n as f32);
+    for c in 0..n {
+        let normal = (x[c] - mean) * scale;
+        gx[c] = scale * (g[c] * weight[c] - plain - normal * along);
+        g_weight[c] = I::fma(g[c], normal, g_weight[c]);
+        g_bias[c] += g[c];
+    }
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the instruction set it is compiled for")]
+#[inline(always)]
+fn add_body<I: Isa>(x: &mut [f32], y: &[f32]) {
+    for (x, y) in x.iter_mut().zip(y) {
+        *x += y;
+    }
+}

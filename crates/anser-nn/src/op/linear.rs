@@ -1,0 +1,84 @@
+//! `y = x W^T`, optionally added to a residual stream.
+
+use anser_kernels::pool::Pool;
+use burn::tensor::Tensor;
+
+use super::matmul::{Mat, matmul};
+use super::rows::buffer;
+use super::{Array, Gradient, Inputs, Operation};
+use crate::threads::pool;
+
+/// `x W^T`: x [T, I], weight [O, I] as official files store it, result [T, O].
+pub fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
+    let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
+    Inputs::new().with(x).with(weight).run(Linear { inputs, outputs, residual: false }).take()
+}
+
+/// `residual + x W^T`: residual [T, O].
+pub fn linear_add(x: &Tensor<2>, weight: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
+    let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
+    Inputs::new().with(x).with(weight).with(residual).run(Linear { inputs, outputs, residual: true }).take()
+}
+
+/// [`linear`] in tensor operations.
+pub fn linear_composite(x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
+    x.clone().matmul(weight.clone().transpose())
+}
+
+#[derive(Debug)]
+struct Linear {
+    inputs: usize,
+    outputs: usize,
+    residual: bool,
+}
+
+impl Operation for Linear {
+    fn forward(&self, inputs: &[&[f32]], _: bool) -> (Vec<Array>, Vec<Vec<f32>>) {
+        let (x, w) = (inputs[0], inputs[1]);
+        let rows = x.len() / self.inputs;
+        let mut y = if self.residual { inputs[2].to_vec() } else { buffer(rows * self.outputs) };
+        let (x, w) = (Mat::new(x, rows, self.inputs), Mat::new(w, self.outputs, self.inputs));
+        matmul(&pool(), x, w.t(), &mut y, self.residual);
+        (vec![Array::new(y, &[rows, self.outputs])], Vec::new())
+    }
+
+    fn backward(
+        &self,
+        inputs: &[&[f32]],
+        _: Vec<Vec<f32>>,
+        outputs: &[Option<&[f32]>],
+        wanted: &[bool],
+    ) -> Vec<Gradient> {
+        let pool = pool();
+        let Some(gy) = outputs[0] else { return inputs.iter().map(|_| Gradient::None).collect() };
+        let mut gradients = product_gradients(&pool, inputs[0], inputs[1], gy, [self.inputs, self.outputs], wanted);
+        if self.residual {
+            gradients.push(Gradient::Output(0));
+        }
+        gradients
+    }
+}
+
+/// Gradients of x [T, I] and w [O, I] of `x w^T`, from that of the result.
+pub(super) fn product_gradients(
+    pool: &Pool,
+    x: &[f32],
+    w: &[f32],
+    gy: &[f32],
+    [inputs, outputs]: [usize; 2],
+    wanted: &[bool],
+) -> Vec<Gradient> {
+    let rows = gy.len() / outputs;
+    let gy = Mat::new(gy, rows, outputs);
+    let gx = wanted[0].then(|| {
+        let mut gx = buffer(rows * inputs);
+        matmul(pool, gy, Mat::new(w, outputs, inputs), &mut gx, false);
+        gx
+    });
+    let gw = wanted[1].then(|| {
+        let mut gw = buffer(outputs * inputs);
+        matmul(pool, gy.t(), Mat::new(x, rows, inputs), &mut gw, false);
+        gw
+    });
+    [gx, gw].map(|g| g.map_or(Gradient::None, Gradient::Values)).into()
+}

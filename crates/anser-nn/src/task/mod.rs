@@ -1,0 +1,3 @@
+//! What models are trained for.
+
+pub mod language;
