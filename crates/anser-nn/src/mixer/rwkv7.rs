@@ -3,13 +3,13 @@
 //! Source: Peng et al. 2025, "RWKV-7 Goose"; BlinkDL/RWKV-LM@524481d5, RWKV-v7/train_temp. Parameters have their
 //! official names.
 
-use anser_checkpoint::Config;
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::{BlockState, Pass};
 use crate::error::Error;
 use crate::layer::{Linear, Norm, Weights};
+use crate::model::Sizes;
 use crate::op::low_rank::{Inner, low_rank};
 use crate::op::relu2::relu2;
 use crate::op::shift::{Toward, shift};
@@ -87,8 +87,8 @@ impl TimeMix {
     ///
     /// # Errors
     /// As [`Weights::param`].
-    pub fn new(mut weights: Weights<'_>, config: &Config, lean: bool) -> Result<TimeMix, Error> {
-        let (c, ranks) = (config.width, config.ranks);
+    pub fn new(mut weights: Weights<'_>, sizes: &Sizes, lean: bool) -> Result<TimeMix, Error> {
+        let (c, ranks) = (sizes.width, sizes.ranks);
         let w = &mut weights;
         Ok(TimeMix {
             x_r: w.param("x_r", [c])?,
@@ -110,7 +110,7 @@ impl TimeMix {
             g2: w.param("g2", [ranks.g, c])?,
             k_k: w.param("k_k", [c])?,
             k_a: w.param("k_a", [c])?,
-            r_k: w.param("r_k", [config.heads, config.head_size])?,
+            r_k: w.param("r_k", [sizes.heads, sizes.head_size])?,
             receptance: Linear::new(w.at("receptance"), c, c)?,
             key: Linear::new(w.at("key"), c, c)?,
             value: Linear::new(w.at("value"), c, c)?,
@@ -120,14 +120,14 @@ impl TimeMix {
     }
 
     /// Adds the time mix of `norm(x)` to the stream.
-    pub fn forward(&self, pass: &mut Pass, norm: &Norm, config: &Config, state: &mut BlockState) {
+    pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes, state: &mut BlockState) {
         let mixes = [&self.x_r, &self.x_w, &self.x_k, &self.x_v, &self.x_a, &self.x_g].map(|mix| mix.val());
         let (weight, bias) = (norm.weight.val(), norm.bias.val());
         let (mixed, att_shift) = shift(
             &pass.x,
             &weight,
             &bias,
-            config.layer_norm_eps,
+            sizes.layer_norm_eps,
             &state.att_shift,
             &pass.cu_seqlens,
             Toward::Previous,
@@ -161,7 +161,7 @@ impl TimeMix {
             ln_bias: &ln_bias,
             state: &state.wkv,
         };
-        let (y, wkv) = wkv7(&inputs, config.group_norm_eps, &pass.cu_seqlens);
+        let (y, wkv) = wkv7(&inputs, sizes.group_norm_eps, &pass.cu_seqlens);
         pass.x = self.output.forward_add(&y, &pass.x);
         if pass.v_first.is_none() {
             pass.v_first = Some(v);
@@ -175,8 +175,8 @@ impl ChannelMix {
     ///
     /// # Errors
     /// As [`Weights::param`].
-    pub fn new(mut weights: Weights<'_>, config: &Config) -> Result<ChannelMix, Error> {
-        let (c, f) = (config.width, config.ffn);
+    pub fn new(mut weights: Weights<'_>, sizes: &Sizes) -> Result<ChannelMix, Error> {
+        let (c, f) = (sizes.width, sizes.ffn);
         Ok(ChannelMix {
             x_k: weights.param("x_k", [c])?,
             key: Linear::new(weights.at("key"), f, c)?,
@@ -185,12 +185,12 @@ impl ChannelMix {
     }
 
     /// Adds the channel mix of `norm(x)` to the stream.
-    pub fn forward(&self, pass: &mut Pass, norm: &Norm, config: &Config, state: &mut BlockState) {
+    pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes, state: &mut BlockState) {
         let (mixed, ffn_shift) = shift(
             &pass.x,
             &norm.weight.val(),
             &norm.bias.val(),
-            config.layer_norm_eps,
+            sizes.layer_norm_eps,
             &state.ffn_shift,
             &pass.cu_seqlens,
             Toward::Previous,

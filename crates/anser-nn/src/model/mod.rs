@@ -4,7 +4,7 @@ pub mod rwkv7;
 
 use std::sync::Arc;
 
-use anser_checkpoint::{Checkpoint, Config, Version};
+use anser_checkpoint::{Checkpoint, Config, Ranks, Version};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
@@ -12,6 +12,55 @@ use crate::error::Error;
 use crate::layer::{Linear, Norm, Weights};
 use crate::mixer::{BlockState, Pass};
 use crate::op::embedding::embedding;
+
+/// What kind of model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// A version of RWKV.
+    Rwkv(Version),
+}
+
+/// Sizes and constants of a model; the fields are those of [`Config`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sizes {
+    /// What kind of model.
+    pub architecture: Architecture,
+    /// Rows of the embedding, V.
+    pub vocab: usize,
+    /// Width of the residual stream, C.
+    pub width: usize,
+    /// Blocks, L.
+    pub layers: usize,
+    /// Heads, H; 1 for RWKV-4.
+    pub heads: usize,
+    /// Channels a head, N; C for RWKV-4.
+    pub head_size: usize,
+    /// Inner width of the channel mix, F.
+    pub ffn: usize,
+    /// Ranks of the low-rank pairs.
+    pub ranks: Ranks,
+    /// Epsilon of every LayerNorm.
+    pub layer_norm_eps: f32,
+    /// Epsilon of the norm over heads.
+    pub group_norm_eps: f32,
+}
+
+impl From<&Config> for Sizes {
+    fn from(config: &Config) -> Sizes {
+        Sizes {
+            architecture: Architecture::Rwkv(config.version),
+            vocab: config.vocab,
+            width: config.width,
+            layers: config.layers,
+            heads: config.heads,
+            head_size: config.head_size,
+            ffn: config.ffn,
+            ranks: config.ranks,
+            layer_norm_eps: config.layer_norm_eps,
+            group_norm_eps: config.group_norm_eps,
+        }
+    }
+}
 
 /// The table of embeddings, [V, C].
 #[derive(Module, Debug)]
@@ -25,10 +74,10 @@ impl Embedding {
         Ok(Embedding { weight: weights.param("weight", [vocab, width])? })
     }
 
-    fn forward(&self, tokens: &Arc<[u32]>, ln0: Option<&Norm>, config: &Config) -> Tensor<2> {
+    fn forward(&self, tokens: &Arc<[u32]>, ln0: Option<&Norm>, sizes: &Sizes) -> Tensor<2> {
         let x = embedding(&self.weight.val(), tokens);
         match ln0 {
-            Some(norm) => norm.layer_norm(&x, config.layer_norm_eps),
+            Some(norm) => norm.layer_norm(&x, sizes.layer_norm_eps),
             None => x,
         }
     }
@@ -37,9 +86,9 @@ impl Embedding {
 /// What every version answers to.
 trait Skeleton {
     /// The stream before the first block, [T, C].
-    fn embed(&self, tokens: &Arc<[u32]>, config: &Config) -> Tensor<2>;
+    fn embed(&self, tokens: &Arc<[u32]>, sizes: &Sizes) -> Tensor<2>;
     /// Runs a block: writes the stream and the block's states.
-    fn block(&self, layer: usize, pass: &mut Pass, config: &Config, state: &mut BlockState);
+    fn block(&self, layer: usize, pass: &mut Pass, sizes: &Sizes, state: &mut BlockState);
     /// The last norm and the head.
     fn head(&self) -> (&Norm, &Linear);
 }
@@ -62,7 +111,7 @@ macro_rules! each {
 /// A language model that can be trained.
 #[derive(Clone, Debug)]
 pub struct LanguageModel {
-    config: Config,
+    sizes: Sizes,
     device: Device,
     parameters: Parameters,
 }
@@ -74,7 +123,7 @@ impl LanguageModel {
     /// # Errors
     /// [`Error::Version`], [`Error::NotFinite`], or what `read` returns.
     pub fn new(
-        config: &Config,
+        sizes: &Sizes,
         device: &Device,
         has: &dyn Fn(&str) -> bool,
         read: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error>,
@@ -87,11 +136,11 @@ impl LanguageModel {
             }
         };
         let mut weights = Weights::new(device, &mut checked);
-        let parameters = match config.version {
-            Version::V7 => Parameters::V7(rwkv7::Rwkv7::new(&mut weights, config, has)?),
-            version => return Err(Error::Version { version: version.to_string() }),
+        let parameters = match sizes.architecture {
+            Architecture::Rwkv(Version::V7) => Parameters::V7(rwkv7::Rwkv7::new(&mut weights, sizes, has)?),
+            Architecture::Rwkv(version) => return Err(Error::Version { version: version.to_string() }),
         };
-        Ok(LanguageModel { config: config.clone(), device: device.clone(), parameters })
+        Ok(LanguageModel { sizes: sizes.clone(), device: device.clone(), parameters })
     }
 
     /// The model in a checkpoint.
@@ -101,12 +150,12 @@ impl LanguageModel {
     pub fn load(checkpoint: &Checkpoint, device: &Device) -> Result<LanguageModel, Error> {
         let has = |name: &str| checkpoint.has(name);
         let mut read = |name: &str, _: &[usize]| Ok(checkpoint.tensor(name)?.to_f32());
-        LanguageModel::new(checkpoint.config(), device, &has, &mut read)
+        LanguageModel::new(&checkpoint.config().into(), device, &has, &mut read)
     }
 
     /// Sizes and constants.
-    pub fn config(&self) -> &Config {
-        &self.config
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// Where the parameters are.
@@ -116,12 +165,12 @@ impl LanguageModel {
 
     /// The stream before the first block, [T, C].
     pub fn embed(&self, tokens: &Arc<[u32]>) -> Tensor<2> {
-        each!(&self.parameters, model => model.embed(tokens, &self.config))
+        each!(&self.parameters, model => model.embed(tokens, &self.sizes))
     }
 
     /// Runs a block: writes the stream and the block's states.
     pub fn block(&self, layer: usize, pass: &mut Pass, state: &mut BlockState) {
-        each!(&self.parameters, model => model.block(layer, pass, &self.config, state))
+        each!(&self.parameters, model => model.block(layer, pass, &self.sizes, state))
     }
 
     /// The last norm and the head.
@@ -131,7 +180,7 @@ impl LanguageModel {
 
     /// The states of `sequences` sequences that have seen nothing, one a block.
     pub fn initial_states(&self, sequences: usize) -> Vec<BlockState> {
-        let c = &self.config;
+        let c = &self.sizes;
         let shift = || Tensor::zeros([sequences, c.width], &self.device);
         (0..c.layers)
             .map(|_| BlockState {
@@ -154,7 +203,7 @@ impl LanguageModel {
     /// Logits [T, V] of the output of the last block.
     pub fn logits(&self, x: &Tensor<2>) -> Tensor<2> {
         let (norm, head) = self.head();
-        head.forward(&norm.layer_norm(x, self.config.layer_norm_eps))
+        head.forward(&norm.layer_norm(x, self.sizes.layer_norm_eps))
     }
 
     /// Calls the visitor with every parameter under its official name.
@@ -175,7 +224,7 @@ impl LanguageModel {
         let parameters = match &self.parameters {
             Parameters::V7(model) => Parameters::V7(model.valid()),
         };
-        LanguageModel { config: self.config.clone(), device: self.device.clone().without_autodiff(), parameters }
+        LanguageModel { sizes: self.sizes.clone(), device: self.device.clone().without_autodiff(), parameters }
     }
 
     /// The same parameters as leaves of a graph of their own, for a thread of its own. (Burn's graphs merge where they
@@ -184,6 +233,6 @@ impl LanguageModel {
         let parameters = match self.parameters.clone() {
             Parameters::V7(model) => Parameters::V7(model.fork(&self.device)),
         };
-        LanguageModel { config: self.config.clone(), device: self.device.clone(), parameters }
+        LanguageModel { sizes: self.sizes.clone(), device: self.device.clone(), parameters }
     }
 }

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use anser_checkpoint::Config;
 use burn::module::Module;
 use burn::tensor::Tensor;
 
-use super::Skeleton;
+use super::{Sizes, Skeleton};
 use crate::error::Error;
 use crate::layer::{Linear, Norm, Weights};
 use crate::mixer::rwkv7::{ChannelMix, TimeMix};
@@ -45,11 +44,11 @@ impl Rwkv7 {
     ///
     /// # Errors
     /// As [`Weights::param`].
-    pub fn new(weights: &mut Weights<'_>, config: &Config, has: &dyn Fn(&str) -> bool) -> Result<Rwkv7, Error> {
-        let c = config.width;
-        let emb = super::Embedding::new(weights.at("emb"), config.vocab, c)?;
-        let mut blocks = Vec::with_capacity(config.layers);
-        for layer in 0..config.layers {
+    pub fn new(weights: &mut Weights<'_>, sizes: &Sizes, has: &dyn Fn(&str) -> bool) -> Result<Rwkv7, Error> {
+        let c = sizes.width;
+        let emb = super::Embedding::new(weights.at("emb"), sizes.vocab, c)?;
+        let mut blocks = Vec::with_capacity(sizes.layers);
+        for layer in 0..sizes.layers {
             let lean = layer > 0 || has("blocks.0.att.v0");
             let name = format!("blocks.{layer}");
             let mut w = weights.at(&name);
@@ -57,24 +56,24 @@ impl Rwkv7 {
                 ln0: if layer == 0 { Some(Norm::new(w.at("ln0"), c)?) } else { None },
                 ln1: Norm::new(w.at("ln1"), c)?,
                 ln2: Norm::new(w.at("ln2"), c)?,
-                att: TimeMix::new(w.at("att"), config, lean)?,
-                ffn: ChannelMix::new(w.at("ffn"), config)?,
+                att: TimeMix::new(w.at("att"), sizes, lean)?,
+                ffn: ChannelMix::new(w.at("ffn"), sizes)?,
             });
         }
         let ln_out = Norm::new(weights.at("ln_out"), c)?;
-        Ok(Rwkv7 { emb, blocks, ln_out, head: Linear::new(weights.at("head"), config.vocab, c)? })
+        Ok(Rwkv7 { emb, blocks, ln_out, head: Linear::new(weights.at("head"), sizes.vocab, c)? })
     }
 }
 
 impl Skeleton for Rwkv7 {
-    fn embed(&self, tokens: &Arc<[u32]>, config: &Config) -> Tensor<2> {
-        self.emb.forward(tokens, self.blocks[0].ln0.as_ref(), config)
+    fn embed(&self, tokens: &Arc<[u32]>, sizes: &Sizes) -> Tensor<2> {
+        self.emb.forward(tokens, self.blocks[0].ln0.as_ref(), sizes)
     }
 
-    fn block(&self, layer: usize, pass: &mut Pass, config: &Config, state: &mut BlockState) {
+    fn block(&self, layer: usize, pass: &mut Pass, sizes: &Sizes, state: &mut BlockState) {
         let block = &self.blocks[layer];
-        block.att.forward(pass, &block.ln1, config, state);
-        block.ffn.forward(pass, &block.ln2, config, state);
+        block.att.forward(pass, &block.ln1, sizes, state);
+        block.ffn.forward(pass, &block.ln2, sizes, state);
     }
 
     fn head(&self) -> (&Norm, &Linear) {

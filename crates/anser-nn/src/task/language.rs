@@ -55,7 +55,7 @@ pub fn loss(model: &LanguageModel, batch: &Packed, states: &mut [BlockState]) ->
 
 fn head_loss(model: &LanguageModel, x: &Tensor<2>, targets: &Targets) -> Tensor<1> {
     let (norm, head) = model.head();
-    let x = norm.layer_norm(x, model.config().layer_norm_eps);
+    let x = norm.layer_norm(x, model.sizes().layer_norm_eps);
     cross_entropy(&x, &head.matrix(), targets)
 }
 
