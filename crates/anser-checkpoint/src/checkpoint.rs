@@ -131,7 +131,28 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_with(path: &Path, options: &OpenOptions) -> Result<Checkpoint, Error> {
-        let mut raw = open::read(path)?;
+        Checkpoint::resolve(path, open::read(path)?, options)
+    }
+
+    /// Opens a model that is part of the program (`include_bytes!`): a safetensors file, or any other format that is one
+    /// file. Nothing is copied. `name` stands for the path, in messages too; [`Checkpoint::tokenizer`] can only tell the
+    /// vocabulary from its size.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Checkpoint, Error> {
+        Checkpoint::from_static_with(name, bytes, &OpenOptions::default())
+    }
+
+    /// [`Checkpoint::from_static`] with constants overridden.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open`].
+    pub fn from_static_with(name: &str, bytes: &'static [u8], options: &OpenOptions) -> Result<Checkpoint, Error> {
+        Checkpoint::resolve(Path::new(name), open::read_bytes(MappedFile::of_static(name, bytes))?, options)
+    }
+
+    fn resolve(path: &Path, mut raw: RawModel, options: &OpenOptions) -> Result<Checkpoint, Error> {
         let model = layout::resolve(&raw, options)?;
         let format = Format {
             container: raw.container,
@@ -160,7 +181,7 @@ impl Checkpoint {
         })
     }
 
-    /// The path it was opened by.
+    /// The path it was opened by, or the name of a model that is part of the program.
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,5 +1,5 @@
 //! Reads RWKV checkpoints: official `.pth` files, safetensors (single and sharded), the Hugging Face layouts, GGUF; and
-//! states as files.
+//! states as files. Writes models as safetensors and `.pth`.
 //!
 //! [`Checkpoint::open`] tells the format from the content, the version and all sizes from names and shapes, checks every
 //! tensor's shape, and then gives tensors by their official names in their official orientation, whatever the file calls
@@ -28,4 +28,5 @@ pub use checkpoint::{Checkpoint, Container, Format, Layout, OpenOptions, Tokeniz
 pub use config::{Config, Ranks, Version};
 pub use error::Error;
 pub use pth_writer::write_pth;
+pub use safetensors::write_safetensors;
 pub use tensor::{Dtype, Tensor};

@@ -64,6 +64,15 @@ fn only_model(folder: &Path) -> Result<PathBuf, Error> {
 
 fn read_file(path: &Path) -> Result<RawModel, Error> {
     let file = MappedFile::open(path)?;
+    if file.bytes().starts_with(b"{") && path.extension().is_some_and(|extension| extension == "json") {
+        read_index(&file)
+    } else {
+        read_bytes(file)
+    }
+}
+
+/// Reads a container that is one file.
+pub(crate) fn read_bytes(file: Arc<MappedFile>) -> Result<RawModel, Error> {
     let bytes = file.bytes();
     if bytes.starts_with(pth::ZIP_MAGIC) {
         pth::read_zip(file)
@@ -73,8 +82,6 @@ fn read_file(path: &Path) -> Result<RawModel, Error> {
         gguf::read(file)
     } else if safetensors::recognises(bytes) {
         safetensors::read(file)
-    } else if bytes.starts_with(b"{") && path.extension().is_some_and(|extension| extension == "json") {
-        read_index(&file)
     } else {
         Err(unknown(&file))
     }

@@ -1,6 +1,5 @@
 //! Writes flat dictionaries of tensors as PyTorch does: a zip archive of stored entries, one pickle, one file a storage.
 
-use std::collections::HashSet;
 use std::io::{self, Seek, Write};
 use std::path::Path;
 
@@ -9,7 +8,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use crate::error::Error;
 use crate::state::write_atomically;
-use crate::tensor::{Dtype, Tensor};
+use crate::tensor::{Dtype, Tensor, check_tensors};
 
 /// Writes `tensors` as a `.pth` file that `torch.load(path, weights_only=True)` reads as a dictionary from names to
 /// contiguous CPU tensors, in this order. The file appears whole or not at all.
@@ -17,18 +16,7 @@ use crate::tensor::{Dtype, Tensor};
 /// # Errors
 /// [`Error::Malformed`] when two tensors have one name or a tensor's bytes do not fill its shape; [`Error::Io`].
 pub fn write_pth(path: &Path, tensors: &[Tensor<'_>]) -> Result<(), Error> {
-    let mut names = HashSet::new();
-    for tensor in tensors {
-        let malformed = |what: String| Err(Error::Malformed { file: path.to_path_buf(), what });
-        if !names.insert(&tensor.name) {
-            return malformed(format!("two tensors are called `{}`", tensor.name));
-        }
-        let expected = tensor.shape.iter().product::<usize>() * tensor.dtype.bytes();
-        if tensor.data.len() != expected {
-            let (name, shape, found) = (&tensor.name, &tensor.shape, tensor.data.len());
-            return malformed(format!("tensor `{name}` of shape {shape:?} needs {expected} bytes, {found} given"));
-        }
-    }
+    check_tensors(path, tensors)?;
     write_atomically(path, |out| write_archive(out, tensors))
 }
 

@@ -10,14 +10,20 @@ use crate::checkpoint::{Container, TokenizerHint};
 use crate::error::Error;
 use crate::tensor::Dtype;
 
-/// A file mapped into memory, with the path for messages.
+/// A file mapped into memory or part of the program, with the path for messages.
 ///
 /// The mapping shows later changes of the file, and touching it after another process truncated the file ends this one:
 /// replace model files by renaming, never by writing into them.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     path: PathBuf,
-    map: Option<Mmap>,
+    bytes: Bytes,
+}
+
+#[derive(Debug)]
+enum Bytes {
+    Mapped(Mmap),
+    Static(&'static [u8]),
 }
 
 impl MappedFile {
@@ -32,8 +38,13 @@ impl MappedFile {
                 found: "something that is not a file".into(),
             });
         }
-        let map = if metadata.len() == 0 { None } else { Some(map(&file).map_err(io)?) };
-        Ok(Arc::new(MappedFile { path: path.to_path_buf(), map }))
+        let bytes = if metadata.len() == 0 { Bytes::Static(&[]) } else { Bytes::Mapped(map(&file).map_err(io)?) };
+        Ok(Arc::new(MappedFile { path: path.to_path_buf(), bytes }))
+    }
+
+    /// Bytes that are in memory for good; `name` stands for the path.
+    pub(crate) fn of_static(name: &str, bytes: &'static [u8]) -> Arc<MappedFile> {
+        Arc::new(MappedFile { path: PathBuf::from(name), bytes: Bytes::Static(bytes) })
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -41,7 +52,10 @@ impl MappedFile {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        self.map.as_deref().unwrap_or(&[])
+        match &self.bytes {
+            Bytes::Mapped(map) => map,
+            Bytes::Static(bytes) => bytes,
+        }
     }
 
     /// A container rule broken in this file.

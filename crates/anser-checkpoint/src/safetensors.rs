@@ -1,19 +1,27 @@
 //! safetensors files: the header's length, a JSON header, the tensors' bytes.
 //!
-//! The published crate writes these files for us elsewhere; here the header is read by hand (one map), because the crate
-//! adds up the offsets a file claims without a check against overflow.
+//! Read by hand (one map), because the published crate adds up the offsets a file claims without a check against
+//! overflow, and written by hand, because it keeps metadata in random order: the same model gives the same bytes here.
+//! The tests hold both against that crate.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Write;
+use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Container;
 use crate::error::Error;
 use crate::raw::{Encoding, Hints, MappedFile, RawModel, RawTensor};
-use crate::tensor::Dtype;
+use crate::state::write_atomically;
+use crate::tensor::{Dtype, Tensor, check_tensors};
+
+/// The header's entry that is no tensor.
+const METADATA: &str = "__metadata__";
 
 /// The format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -53,7 +61,7 @@ impl<'de> Deserialize<'de> for Header {
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format!("`{name}` is there twice")));
                     }
-                    if name == "__metadata__" {
+                    if name == METADATA {
                         map.next_value::<IgnoredAny>()?;
                     } else {
                         entries.push((name, map.next_value::<Info>()?));
@@ -130,4 +138,61 @@ fn dtype(name: &str) -> Option<Dtype> {
         "BF16" => Some(Dtype::Bf16),
         _ => None,
     }
+}
+
+/// Writes `tensors` as one safetensors file, with `metadata` as its free-form strings (`("format", "pt")` is what
+/// transformers asks for). The same arguments give the same bytes. The file appears whole or not at all.
+///
+/// Named `model.safetensors` with official names, it and its folder open with [`Checkpoint::open`], and a
+/// `tokenizer.json` beside it is found.
+///
+/// [`Checkpoint::open`]: crate::Checkpoint::open
+///
+/// # Errors
+/// [`Error::Malformed`] when two tensors or two strings have one name or a tensor's bytes do not fill its shape;
+/// [`Error::Io`] with the operating system's reason (a full disk, no permission, no such folder).
+pub fn write_safetensors(path: &Path, tensors: &[Tensor<'_>], metadata: &[(String, String)]) -> Result<(), Error> {
+    check_tensors(path, tensors)?;
+    let malformed = |what: String| Error::Malformed { file: path.to_path_buf(), what };
+    if tensors.iter().any(|tensor| tensor.name == METADATA) {
+        return Err(malformed(format!("no tensor can be called `{METADATA}`")));
+    }
+    let strings: BTreeMap<&str, &str> = metadata.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    if strings.len() < metadata.len() {
+        return Err(malformed("two strings of the metadata have one name".into()));
+    }
+    // Wide elements first, so that each lies at a multiple of its size.
+    let mut tensors: Vec<&Tensor<'_>> = tensors.iter().collect();
+    tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.bytes()));
+    let entries = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, &tensor.shape[..]));
+    let header = header(entries, (!strings.is_empty()).then(|| json!(strings)));
+    if header.len() as u64 > MAX_HEADER {
+        return Err(malformed(format!("the header would have {} bytes, the format allows {MAX_HEADER}", header.len())));
+    }
+    write_atomically(path, |out| {
+        out.write_all(&header)?;
+        tensors.iter().try_for_each(|tensor| out.write_all(&tensor.data))
+    })
+}
+
+/// The header and its length, for tensors that follow each other in this order.
+pub(crate) fn header<'a>(
+    tensors: impl Iterator<Item = (String, Dtype, &'a [usize])>,
+    metadata: Option<Value>,
+) -> Vec<u8> {
+    let (mut entries, mut end) = (Map::new(), 0);
+    for (name, dtype, shape) in tensors {
+        let start = end;
+        end += shape.iter().product::<usize>() * dtype.bytes();
+        let dtype = match dtype {
+            Dtype::F32 => "F32",
+            Dtype::F16 => "F16",
+            Dtype::Bf16 => "BF16",
+        };
+        entries.insert(name, json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
+    }
+    entries.extend(metadata.map(|metadata| (METADATA.to_string(), metadata)));
+    let mut text = Value::Object(entries).to_string().into_bytes();
+    text.resize(text.len().next_multiple_of(8), b' '); // tensors start aligned
+    [&(text.len() as u64).to_le_bytes(), &text[..]].concat()
 }

@@ -1,10 +1,14 @@
 //! A tensor as stored: bytes with a type and a shape.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
+use std::path::Path;
 
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
 
 /// Storage type of weights. All three are little-endian on disk and exact in f32.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -76,6 +80,22 @@ pub struct Tensor<'a> {
 }
 
 impl Tensor<'_> {
+    /// A tensor of these values (row-major), rounded to nearest even. Values that do not fill `shape` are refused where
+    /// the tensor is written.
+    pub fn from_f32(
+        name: impl Into<String>,
+        shape: impl Into<Vec<usize>>,
+        dtype: Dtype,
+        values: &[f32],
+    ) -> Tensor<'static> {
+        let data: Vec<u8> = match dtype {
+            Dtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+            Dtype::F16 => values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect(),
+            Dtype::Bf16 => values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect(),
+        };
+        Tensor { name: name.into(), dtype, shape: shape.into(), data: Cow::Owned(data) }
+    }
+
     /// Number of elements.
     pub fn elements(&self) -> usize {
         self.data.len() / self.dtype.bytes()
@@ -96,4 +116,21 @@ impl Tensor<'_> {
         self.read_f32(0, &mut out);
         out
     }
+}
+
+/// What every writer asks: each name once, bytes that fill the shape.
+pub(crate) fn check_tensors(path: &Path, tensors: &[Tensor<'_>]) -> Result<(), Error> {
+    let mut names = HashSet::new();
+    for tensor in tensors {
+        let malformed = |what: String| Err(Error::Malformed { file: path.to_path_buf(), what });
+        if !names.insert(&tensor.name) {
+            return malformed(format!("two tensors are called `{}`", tensor.name));
+        }
+        let expected = tensor.shape.iter().product::<usize>() * tensor.dtype.bytes();
+        if tensor.data.len() != expected {
+            let (name, shape, found) = (&tensor.name, &tensor.shape, tensor.data.len());
+            return malformed(format!("tensor `{name}` of shape {shape:?} needs {expected} bytes, {found} given"));
+        }
+    }
+    Ok(())
 }

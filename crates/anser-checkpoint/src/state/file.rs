@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::{Orientation, Owner, Slot, SlotKind, StateFile, StateHeader};
@@ -47,18 +47,14 @@ impl StateFile {
     /// As `out`'s; [`io::ErrorKind::InvalidInput`] when a slot's values do not fill its shape.
     pub fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let mut hash = Sha256::new();
-        let (mut header, mut slots, mut end) = (Map::new(), Vec::new(), 0);
+        let mut slots = Vec::new();
         for (slot, values) in &self.slots {
             if values.len() != slot.elements() {
                 let problem =
                     format!("slot {slot} holds {} values, its shape asks for {}", values.len(), slot.elements());
                 return Err(io::Error::new(io::ErrorKind::InvalidInput, problem));
             }
-            let start = end;
-            end += 4 * values.len();
-            let (name, orientation) = (slot.to_string(), slot.orientation.clone());
-            header.insert(name.clone(), json!({ "dtype": "F32", "shape": slot.shape, "data_offsets": [start, end] }));
-            slots.push(SlotEntry { name, kind: slot.kind, orientation });
+            slots.push(SlotEntry { name: slot.to_string(), kind: slot.kind, orientation: slot.orientation.clone() });
             for chunk in values.chunks(CHUNK) {
                 hash.update(little_endian(chunk, &mut [0; 4 * CHUNK]));
             }
@@ -74,11 +70,8 @@ impl StateFile {
             "checksum": hex(&hash.finalize()),
             "slots": serde_json::to_string(&slots)?,
         });
-        header.insert("__metadata__".to_string(), metadata);
-        let mut header = serde_json::to_vec(&Value::Object(header))?;
-        header.resize(header.len().next_multiple_of(8), b' '); // tensors start aligned
-        out.write_all(&(header.len() as u64).to_le_bytes())?;
-        out.write_all(&header)?;
+        let entries = self.slots.iter().map(|(slot, _)| (slot.to_string(), Dtype::F32, &slot.shape[..]));
+        out.write_all(&safetensors::header(entries, Some(metadata)))?;
         for (_, values) in &self.slots {
             for chunk in values.chunks(CHUNK) {
                 out.write_all(little_endian(chunk, &mut [0; 4 * CHUNK]))?;

@@ -10,3 +10,4 @@ mod gguf;
 mod hostile;
 mod refused;
 mod state;
+mod write;
