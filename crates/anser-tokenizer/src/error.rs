@@ -39,10 +39,13 @@ pub enum Error {
     /// A Hugging Face `tokenizer.json` cannot be used.
     #[error("tokenizer.json: {0}")]
     HuggingFace(String),
+    /// A vocabulary cannot be learned from what was given.
+    #[error("training a tokenizer: {0}")]
+    Training(String),
     /// Text for a tokenizer that only knows Unicode.
     #[error(
         "the {tokenizer} tokenizer needs UTF-8 text: byte {position} begins an invalid sequence \
-         (the World and byte tokenizers take any bytes)"
+         (the World, byte and byte-level BPE tokenizers take any bytes)"
     )]
     InvalidUtf8 {
         /// The tokenizer's name.

@@ -17,6 +17,8 @@ pub struct HuggingFace {
     name: String,
     /// By id.
     bytes: Vec<Option<Box<[u8]>>>,
+    /// The token of each single byte, in byte-level vocabularies that have them all.
+    single: Option<Box<[u32; 256]>>,
     special: BTreeMap<String, String>,
     end_of_document: Option<u32>,
 }
@@ -86,6 +88,7 @@ impl HuggingFace {
         let spelling = spelling(&file)?;
         let mut bytes: Vec<Option<Box<[u8]>>> =
             texts.iter().map(|text| text.map(|text| spelling.bytes(text).into())).collect();
+        let single = if matches!(spelling, Spelling::ByteLevel) { single_bytes(&bytes) } else { None };
         // Added tokens are text, whatever the vocabulary's alphabet.
         for token in &file.added_tokens {
             bytes[token.id as usize] = Some(token.content.as_bytes().into());
@@ -103,14 +106,29 @@ impl HuggingFace {
         guarded(|| tokenizer.with_truncation(None).map(|_| ()))?;
         tokenizer.with_padding(None);
         let name = format!("Hugging Face {}", file.model.kind.as_deref().unwrap_or("vocabulary"));
-        Ok(Content::Other(Box::new(HuggingFace { tokenizer, name, bytes, special, end_of_document })))
+        Ok(Content::Other(Box::new(HuggingFace { tokenizer, name, bytes, single, special, end_of_document })))
     }
 
-    /// The ids of `text`, special tokens in it recognised, none added around it.
+    /// The ids of `text`, special tokens in it recognised, none added around it. What is no UTF-8 becomes tokens of
+    /// single bytes where the vocabulary has them all, and is an error elsewhere.
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>, Error> {
-        let text = std::str::from_utf8(text)
-            .map_err(|e| Error::InvalidUtf8 { tokenizer: self.name.clone(), position: e.valid_up_to() })?;
-        guarded(|| self.tokenizer.encode_fast(text, false)).map(|encoding| encoding.get_ids().to_vec())
+        let mut ids = Vec::new();
+        let mut position = 0;
+        for chunk in text.utf8_chunks() {
+            if !chunk.valid().is_empty() {
+                let encoding = guarded(|| self.tokenizer.encode_fast(chunk.valid(), false))?;
+                ids.extend_from_slice(encoding.get_ids());
+            }
+            position += chunk.valid().len();
+            if !chunk.invalid().is_empty() {
+                let Some(single) = &self.single else {
+                    return Err(Error::InvalidUtf8 { tokenizer: self.name.clone(), position });
+                };
+                ids.extend(chunk.invalid().iter().map(|&byte| single[usize::from(byte)]));
+                position += chunk.invalid().len();
+            }
+        }
+        Ok(ids)
     }
 
     /// The bytes a token stands for.
@@ -140,7 +158,7 @@ impl HuggingFace {
 }
 
 /// The library panics on some inconsistent files; here that is one more malformed file.
-fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
+pub(crate) fn guarded<T>(f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, Error> {
     match catch_unwind(AssertUnwindSafe(f)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(Error::HuggingFace(error.to_string())),
@@ -165,6 +183,17 @@ fn texts_by_id(file: &File) -> Result<Vec<Option<&str>>, Error> {
         texts[id as usize] = Some(text);
     }
     Ok(texts)
+}
+
+/// The token of each byte, if every byte has one. Of several the first.
+fn single_bytes(tokens: &[Option<Box<[u8]>>]) -> Option<Box<[u32; 256]>> {
+    let mut single = Box::new([None; 256]);
+    for (id, token) in tokens.iter().enumerate() {
+        if let Some([byte]) = token.as_deref() {
+            single[usize::from(*byte)].get_or_insert(id as u32);
+        }
+    }
+    single.iter().all(Option::is_some).then(|| Box::new(single.map(Option::unwrap_or_default)))
 }
 
 /// `value` and the members of a `Sequence`, however deep serde_json lets them nest.

@@ -3,6 +3,7 @@
 //! - [`Tokenizer`]: the World vocabulary (embedded), bytes, or a Hugging Face `tokenizer.json`.
 //! - [`Decoder`]: token ids to text as they come, never half a character, never a byte lost.
 //! - [`StopMatcher`]: ends a reply at a stop string, across token borders.
+//! - [`train_bpe`]: a vocabulary learned from one's own text.
 //! - [`chat`]: the prompt formats the models were trained on, as data. Nothing is ever added behind the caller's back.
 
 pub mod chat;
@@ -11,6 +12,7 @@ mod error;
 mod hugging_face;
 mod stop;
 mod tokenizer;
+mod train;
 mod trie;
 pub mod vocabulary;
 mod world;
@@ -21,4 +23,5 @@ pub use error::Error;
 pub use hugging_face::HuggingFace;
 pub use stop::StopMatcher;
 pub use tokenizer::Tokenizer;
+pub use train::{END_OF_DOCUMENT, SMALLEST_BPE, train_bpe};
 pub use world::World;

@@ -64,8 +64,8 @@ impl Tokenizer {
 
     /// The ids of `text`; nothing is added at either end.
     ///
-    /// World and byte tokenizers take any bytes. A Hugging Face tokenizer needs UTF-8 ([`Error::InvalidUtf8`]) and
-    /// recognises its special tokens where the text spells them.
+    /// World, byte and byte-level BPE tokenizers take any bytes; other Hugging Face tokenizers need UTF-8
+    /// ([`Error::InvalidUtf8`]). Hugging Face tokenizers recognise their special tokens where the text spells them.
     pub fn encode(&self, text: &[u8]) -> Result<Vec<u32>, Error> {
         match self {
             Tokenizer::World(world) => world.encode(text),

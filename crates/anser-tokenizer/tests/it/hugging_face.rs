@@ -52,9 +52,18 @@ fn end_of_document_and_special_tokens() {
 
 #[test]
 fn text_that_is_not_utf8_is_refused_with_its_position() {
-    let error = tiny("tiny_bpe").encode(b"goose\xff").unwrap_err();
+    let error = tiny("tiny_fallback").encode(b"goose\xff").unwrap_err();
     assert!(matches!(error, Error::InvalidUtf8 { position: 5, .. }), "{error}");
     assert!(error.to_string().contains("byte 5"), "{error}");
+}
+
+#[test]
+fn byte_level_vocabularies_take_any_bytes() {
+    let tokenizer = tiny("tiny_bpe");
+    for text in [&b"goose\xff"[..], b"\x80\xbf river \xe5\xa4", b"\xf0\x9f\xa6", b"\xc0\x00\xff\xffgoose"] {
+        let ids = tokenizer.encode(text).unwrap();
+        assert_eq!(tokenizer.decode(&ids), text);
+    }
 }
 
 /// A big published vocabulary, which is not part of the repository: from the folder `ANSER_TOKENIZERS`, or one beside

@@ -6,6 +6,7 @@ mod decoder;
 mod hostile;
 mod hugging_face;
 mod stop;
+mod train;
 mod world;
 
 use serde::Deserialize;
