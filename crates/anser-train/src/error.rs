@@ -26,6 +26,16 @@ pub enum Error {
         /// What would do.
         expected: String,
     },
+    /// A tensor the architecture does not have, or not in this shape.
+    #[error("{architecture} has no tensor `{tensor}` of shape {shape:?}: there are no initial values for it")]
+    NoInitialValue {
+        /// The tensor's name.
+        tensor: String,
+        /// The shape asked for.
+        shape: Vec<usize>,
+        /// The model's kind.
+        architecture: &'static str,
+    },
     /// A path, folder or pattern names no data.
     #[error(
         "no data at {pattern}: expected .txt, .jsonl or .idx + .bin files, a folder of them or a pattern such as `data/*.jsonl`"

@@ -2,6 +2,10 @@
 
 pub mod data;
 mod error;
+pub mod groups;
+pub mod init;
 pub mod random;
+pub mod schedule;
+pub mod tasks;
 
 pub use error::Error;

@@ -1,0 +1,8 @@
+//! Tests of the training crate.
+
+mod data;
+mod data_binidx;
+mod data_packed;
+mod data_text;
+mod recipe;
+mod tasks;
