@@ -319,6 +319,14 @@ impl<'a, T> SharedMut<'a, T> {
         self.length == 0
     }
 
+    /// The first element, for writers of places that no range describes, such as columns.
+    ///
+    /// # Safety
+    /// What is written through it must be inside the slice, and nobody else's.
+    pub unsafe fn start(&self) -> *mut T {
+        self.start
+    }
+
     /// The elements of `range`.
     ///
     /// # Safety

@@ -17,3 +17,10 @@ pub mod threads;
 mod error;
 
 pub use error::Error;
+
+pub use burn::tensor::Device;
+
+/// The CPU, with gradients.
+pub fn cpu() -> Device {
+    Device::flex().autodiff()
+}

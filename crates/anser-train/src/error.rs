@@ -36,6 +36,26 @@ pub enum Error {
         /// The model's kind.
         architecture: &'static str,
     },
+    /// A key of a settings file that is no setting.
+    #[error("{}:{line}: unknown setting `{key}`{hint}", file.display())]
+    UnknownSetting {
+        /// The settings file.
+        file: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// What was probably meant, as the end of the sentence; empty if nothing is near.
+        hint: String,
+    },
+    /// A settings file that is no TOML, or holds a value of another type.
+    #[error("{}: {problem}", file.display())]
+    SettingsFile {
+        /// The settings file.
+        file: PathBuf,
+        /// Where and what, as the parser says it.
+        problem: String,
+    },
     /// A path, folder or pattern names no data.
     #[error(
         "no data at {pattern}: expected .txt, .jsonl or .idx + .bin files, a folder of them or a pattern such as `data/*.jsonl`"
@@ -207,6 +227,23 @@ pub enum Error {
         /// What changed.
         what: String,
     },
+    /// A loss or a gradient is no number any more.
+    #[error(
+        "step {step}: {what}; the model of the last snapshot is untouched. A lower learning rate, gradient clipping or a \
+         longer warm-up usually helps"
+    )]
+    NotFinite {
+        /// The step that was not done.
+        step: u64,
+        /// The first tensor found to be bad.
+        what: String,
+    },
+    /// A checkpoint could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] anser_checkpoint::Error),
+    /// The model refused what it was given.
+    #[error(transparent)]
+    Model(#[from] anser_nn::Error),
 }
 
 impl Error {

@@ -4,8 +4,11 @@ pub mod data;
 mod error;
 pub mod groups;
 pub mod init;
+pub mod optimizer;
 pub mod random;
 pub mod schedule;
+pub mod snapshot;
 pub mod tasks;
+pub mod trainer;
 
 pub use error::Error;

@@ -1,7 +1,7 @@
-//! Matrix products of training, threaded over the rows of the result.
+//! Matrix products of training, threaded over parts of the result.
 //!
-//! The products themselves are the `gemm` crate's. The result's rows are cut into blocks whose size depends on the
-//! shape alone, one call a block, so that a product does not depend on the number of threads.
+//! The products themselves are the `gemm` crate's. The result is cut into parts whose size depends on the shape alone,
+//! one call a part, so that a product does not depend on the number of threads.
 #![allow(unsafe_code)]
 
 use anser_kernels::pool::{Pool, SharedMut};
@@ -29,32 +29,44 @@ impl<'a> Mat<'a> {
     }
 }
 
+/// Rows or columns of one call: large enough that packing the other operand again does not show, small enough that a
+/// small product still fills a few threads.
+fn part(size: usize) -> usize {
+    if size >= 512 { 256 } else { 128 }
+}
+
 /// `out = a b`, or `out += a b` if `add`; `out` is row-major.
 pub(super) fn matmul(pool: &Pool, a: Mat<'_>, b: Mat<'_>, out: &mut [f32], add: bool) {
     let (m, n, k) = (a.rows, b.cols, a.cols);
     assert!(b.rows == k && out.len() == m * n, "product of {m} x {k} and {} x {n}", b.rows);
-    let block = m.div_ceil(16).next_multiple_of(16).clamp(32, 256);
+    if m == 0 || n == 0 {
+        return;
+    }
+    // Along the longer side.
+    let (by_rows, part) = (m >= n, part(m.max(n)));
     let out = SharedMut::new(out);
-    pool.run(m.div_ceil(block), 1, |blocks| {
-        for block_index in blocks {
-            let rows = block_index * block..((block_index + 1) * block).min(m);
-            // SAFETY: the pool hands out every block once; blocks are disjoint rows.
-            let out = unsafe { out.range(rows.start * n..rows.end * n) };
-            // SAFETY: `out` has rows.len() * n elements; a's rows and all of b lie inside their slices, as their
-            // lengths were checked against their shapes; nothing aliases `out`, which is borrowed mutably.
+    pool.run(m.max(n).div_ceil(part), 1, |parts| {
+        // SAFETY: every part is written by one thread: the pool hands it out once.
+        let out = unsafe { out.start() };
+        for index in parts {
+            let span = index * part..((index + 1) * part).min(m.max(n));
+            let (rows, cols) = if by_rows { (span, 0..n) } else { (0..m, span) };
+            // SAFETY: rows lie below m and columns below n, so every element of a, b and out that the call touches lies
+            // inside their slices, whose lengths were checked against the shapes; parts of `out` are disjoint, and
+            // `out` is borrowed mutably, so nothing else aliases it.
             unsafe {
                 gemm::gemm(
                     rows.len(),
-                    n,
+                    cols.len(),
                     k,
-                    out.as_mut_ptr(),
+                    out.add(rows.start * n + cols.start),
                     1,
                     n as isize,
                     add,
-                    a.values.as_ptr().add(if k == 0 { 0 } else { rows.start * a.strides.0 }),
+                    a.values.as_ptr().wrapping_add(rows.start * a.strides.0),
                     a.strides.1 as isize,
                     a.strides.0 as isize,
-                    b.values.as_ptr(),
+                    b.values.as_ptr().wrapping_add(cols.start * b.strides.1),
                     b.strides.1 as isize,
                     b.strides.0 as isize,
                     1.0,
