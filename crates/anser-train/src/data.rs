@@ -1,4 +1,25 @@
 //! From files to batches.
+//!
+//! [`Corpus`] holds tokens and document borders, read from text, JSON lines or [`binidx`] files. [`Packed`] and
+//! [`MagicPrime`] draw training batches from it, each a pure function of the step, and [`Corpus::evaluation`] goes
+//! through it once.
+
+pub mod binidx;
+mod conversation;
+mod corpus;
+mod evaluation;
+mod fingerprint;
+mod magic_prime;
+mod packed;
+mod sources;
+mod text;
+
+pub use binidx::{Binidx, BinidxWriter, TokenType};
+pub use corpus::{Corpus, LoadOptions, Progress};
+pub use evaluation::Evaluation;
+pub use fingerprint::Fingerprint;
+pub use magic_prime::{MagicPrime, magic_prime};
+pub use packed::Packed;
 
 /// One training batch: sequences packed one after the other.
 #[derive(Clone, Debug, PartialEq)]
