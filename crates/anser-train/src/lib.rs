@@ -7,6 +7,7 @@ pub mod init;
 pub mod optimizer;
 pub mod random;
 pub mod schedule;
+pub mod settings;
 pub mod snapshot;
 pub mod tasks;
 pub mod trainer;

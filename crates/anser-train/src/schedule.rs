@@ -1,6 +1,8 @@
 //! The learning rate over a run.
 
 use std::f64::consts::PI;
+use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +25,32 @@ pub enum Curve {
 impl Curve {
     /// All of them.
     pub const ALL: [Curve; 5] = [Curve::Constant, Curve::Cosine, Curve::Wsd, Curve::WsdSqrt, Curve::Exponential];
+
+    fn name(self) -> &'static str {
+        match self {
+            Curve::Constant => "constant",
+            Curve::Cosine => "cosine",
+            Curve::Wsd => "wsd",
+            Curve::WsdSqrt => "wsd-sqrt",
+            Curve::Exponential => "exponential",
+        }
+    }
+}
+
+impl fmt::Display for Curve {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Curve {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Curve, String> {
+        Curve::ALL.into_iter().find(|curve| curve.name() == text).ok_or_else(|| {
+            format!("unknown schedule `{text}`: expected constant, cosine, wsd, wsd-sqrt or exponential")
+        })
+    }
 }
 
 /// The learning rate as a function of how far the run is. Positions are in steps or in tokens, all in the same unit.

@@ -5,4 +5,5 @@ mod data_binidx;
 mod data_packed;
 mod data_text;
 mod recipe;
+mod settings;
 mod tasks;
