@@ -117,7 +117,7 @@ pub enum Error {
         problem: String,
     },
     /// A line of JSON lacks what it is read for.
-    #[error("{}:{line}: no field {expected}; the line has {found}", file.display())]
+    #[error("{}:{line}: no field {expected}, found {found}", file.display())]
     MissingField {
         /// The file.
         file: PathBuf,

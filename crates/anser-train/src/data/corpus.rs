@@ -216,11 +216,12 @@ impl Corpus {
             total += Fingerprint::stat(&file)?.bytes;
         }
         let mut builder = Builder::new(options.vocab, options.tokenizer.end_of_document());
-        let (mut mapped, mut fingerprints, mut done) = (Vec::new(), Vec::new(), 0);
+        let (mut mapped, mut fingerprints, mut done) = (Vec::new(), Vec::<Fingerprint>::new(), 0);
         for source in &sources {
             let file = match source {
                 Source::Text(file) | Source::JsonLines(file) | Source::Binidx(file) => file,
             };
+            let known = fingerprints.len();
             let mut report = |builder: &Builder, bytes| {
                 let (documents, tokens) = (builder.documents(), builder.tokens());
                 progress(Progress { file, bytes: done + bytes, total, documents, tokens });
@@ -237,12 +238,7 @@ impl Corpus {
                     mapped.push(Part { store: Arc::new(Store::Mapped(file)), borders, before: 0 });
                 }
             }
-            done += source
-                .files()
-                .iter()
-                .filter_map(|f| fingerprints.iter().find(|p| p.file == *f))
-                .map(|p| p.bytes)
-                .sum::<u64>();
+            done += fingerprints[known..].iter().map(|print| print.bytes).sum::<u64>();
         }
         let name = paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
         Corpus::new(name, std::iter::once(builder.finish()).chain(mapped).collect(), fingerprints.into(), options.vocab)

@@ -102,7 +102,8 @@ fn expand(pattern: &Path, sources: &mut Vec<Source>) -> Result<(), Error> {
         expected: format!("a file, a folder or a pattern: {problem}"),
     };
     let mut found = false;
-    for path in glob::glob(text).map_err(not_a_pattern)? {
+    let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+    for path in glob::glob_with(text, options).map_err(not_a_pattern)? {
         let path = path.map_err(|e| {
             let file = e.path().to_path_buf();
             Error::Io { file, source: e.into() }
