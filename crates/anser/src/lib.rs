@@ -7,6 +7,7 @@
 //! | [`checkpoint`] | reads `.pth`, safetensors, Hugging Face directories and GGUF; keeps states as files |
 //! | [`tokenizer`] | World, byte and Hugging Face vocabularies; chat templates; streaming decoder |
 //! | [`engine`] | runs a model on the CPU: ragged batches, states, sampling |
+//! | [`demo`] | a small model that is part of the program |
 //! | [`kernels`] | the mathematics on plain slices: recurrences, matrix products, norms |
 //!
 //! The three steps of every use: open a checkpoint, load it into the engine, feed tokens to a state.
@@ -34,6 +35,8 @@
 //! # Ok(())
 //! # }
 //! ```
+
+pub mod demo;
 
 pub use anser_checkpoint as checkpoint;
 pub use anser_engine as engine;

@@ -156,6 +156,9 @@ pub enum Template {
     RavenInstruct,
     /// `### Instruction:` and `### Response:` headings: early Raven and other Alpaca-trained models.
     Alpaca,
+    /// No turns at all: what the model writes continues what the user wrote, and the user's next text is the next
+    /// paragraph. For models that only ever read stories.
+    Story,
     /// A Hugging Face `chat_template`.
     Jinja(Jinja),
 }
@@ -206,10 +209,11 @@ impl FromStr for Template {
             "raven" => Ok(Template::Raven),
             "raven-instruct" => Ok(Template::RavenInstruct),
             "alpaca" => Ok(Template::Alpaca),
+            "story" => Ok(Template::Story),
             _ => Err(Error::UnknownName {
                 what: "chat template",
                 found: name.to_string(),
-                choices: "world, g1, g1-bare, raven, raven-instruct, alpaca",
+                choices: "world, g1, g1-bare, raven, raven-instruct, alpaca, story",
             }),
         }
     }
@@ -230,6 +234,7 @@ impl Template {
             Template::Raven => "raven",
             Template::RavenInstruct => "raven-instruct",
             Template::Alpaca => "alpaca",
+            Template::Story => "story",
             Template::Jinja(_) => "jinja",
         }
     }
@@ -238,7 +243,7 @@ impl Template {
     ///
     /// The built-in templates join turns by a blank line, so text from outside must not hold one: user, system and tool
     /// texts get LF line ends, no runs of newlines, and no space around ([`clean`]). Replies are the model's own and
-    /// are only trimmed. [`Think`]'s hint is appended to the last user turn. Without a generation prompt the text ends
+    /// are only trimmed ([`Template::Story`] leaves them as they are). [`Think`]'s hint is appended to the last user turn. Without a generation prompt the text ends
     /// with the last turn, no newline after it.
     pub fn render(&self, messages: &[Message], options: &RenderOptions) -> Result<String, Error> {
         if let Template::Jinja(template) = self {
@@ -252,6 +257,9 @@ impl Template {
         }
         if options.add_generation_prompt {
             turns.push(self.opening(options)?);
+        }
+        if matches!(self, Template::Story) {
+            return Ok(story(messages, &turns));
         }
         Ok(turns.join("\n\n"))
     }
@@ -304,6 +312,8 @@ impl Template {
             Template::Raven => &["\n\nBob"],
             Template::RavenInstruct => &["\n\n# Instruction"],
             Template::Alpaca => &["\n\n### Instruction"],
+            // It ends where the document does.
+            Template::Story => &[],
             Template::Jinja(template) => template.stops(),
         };
         stops.iter().map(|stop| stop.to_string()).collect()
@@ -324,9 +334,11 @@ impl Template {
             Template::Raven => ("Bob: ", "Alice: ", ""),
             Template::RavenInstruct => ("# Instruction:\n", "# Response:\n", ""),
             Template::Alpaca => ("### Instruction:\n", "### Response:\n", ""),
+            Template::Story => ("", "", ""),
             Template::Jinja(_) => return Err(unsupported()),
         };
         Ok(match message.role {
+            Role::Assistant if matches!(self, Template::Story) => message.content.clone(),
             Role::User => format!("{user}{}", self.hinted(&message.content, think)),
             Role::System => format!("{system}{}", clean(&message.content)),
             Role::Assistant if options.keep_think => format!("{assistant}{}", strip(&message.content)),
@@ -345,13 +357,25 @@ impl Template {
             Template::Raven => "Alice:",
             Template::RavenInstruct => "# Response:\n",
             Template::Alpaca => "### Response:\n",
-            Template::Jinja(_) => "",
+            Template::Story | Template::Jinja(_) => "",
         };
         match options.think {
             Think::Unset => Ok(name.to_string()),
             think => Err(Error::Unsupported { template: self.name(), what: format!("think mode `{think}`") }),
         }
     }
+}
+
+/// Replies go on from the text before them, everything else is a paragraph.
+fn story(messages: &[Message], turns: &[String]) -> String {
+    let mut text = String::new();
+    for (message, turn) in messages.iter().zip(turns) {
+        if message.role != Role::Assistant && !text.is_empty() {
+            text += "\n\n";
+        }
+        text += turn;
+    }
+    text
 }
 
 /// LF line ends, runs of newlines made one, no space around: so that text from outside cannot begin a turn.

@@ -103,6 +103,22 @@ fn nothing_hidden_and_no_space_at_the_end() {
 }
 
 #[test]
+fn a_story_is_continued_as_it_was_written() {
+    let options = RenderOptions::default();
+    let beginning = [user("Once upon\n\na time ")];
+    assert_eq!(Template::Story.render(&beginning, &options).unwrap(), "Once upon\na time");
+    let told = [user("Once"), assistant(", there was a goose. "), user("The goose"), assistant(" flew.")];
+    let text = "Once, there was a goose. \n\nThe goose flew.";
+    assert_eq!(Template::Story.render(&told, &options).unwrap(), text);
+    assert_eq!(Template::Story.render(&[], &options).unwrap(), "");
+    assert_eq!(Template::Story.next_turn(&told[..2], &told[2..3], &options).unwrap().unwrap(), "\n\nThe goose");
+    let error = Template::Story.render(&told, &RenderOptions { think: Think::Free, ..Default::default() });
+    assert!(error.unwrap_err().to_string().contains("story"));
+    assert!(Template::Story.stops().is_empty());
+    assert!(matches!("story".parse(), Ok(Template::Story)));
+}
+
+#[test]
 fn think_blocks_can_be_dropped_from_history() {
     let turns = [user("1+1?"), assistant("<think>\nEasy.\n</think>\n2"), user("Sure?")];
     let options = RenderOptions { keep_think: false, think: Think::Free, ..RenderOptions::default() };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use anser::demo;
 use anser_engine::{Batch, Executor, LoadOptions, Logits, Model, Source, State, Storage, Synthetic, load};
 use anser_kernels::simd;
 use anyhow::Result;
@@ -23,7 +24,7 @@ Examples:
   anser bench --synthetic 0.1b --dtype bf16 --threads 2
   anser bench model.pth --prefill 512 --decode 64 --batch 16 --repeat 5 --json")]
 pub(crate) struct Args {
-    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file]
+    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
     #[arg(conflicts_with = "synthetic")]
     model: Option<String>,
 
@@ -107,9 +108,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 Synthetic::preset(size).ok_or_else(|| usage(format!("no size {size}"), "take 0.1b, 0.4b or 1.5b"))?;
             (format!("synthetic {size}"), Arc::new(synthetic), args.dtype.or(Some(Storage::Bf16)))
         }
-        (Some(name), None) => (name.clone(), ModelArgs::named(Some(name.clone())).open()?, args.dtype),
-        (None, None) => {
-            return Err(usage("nothing to measure", "pass a model, or --synthetic 0.1b for random weights"));
+        (name, None) => {
+            let checkpoint = ModelArgs::named(name.clone()).open()?;
+            (name.clone().unwrap_or_else(|| demo::NAME.to_string()), checkpoint, args.dtype)
         }
     };
     let spinner = Spinner::new(format!("loading {name}"));

@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 
 use super::error::{Interrupted, usage};
+use super::generate;
 use super::model::{Loaded, ModelArgs, StateArgs};
 use super::output::{self, Interrupt};
 use super::sampling::SamplingArgs;
@@ -37,9 +38,11 @@ A line that begins with // is sent with one slash. Ctrl-C ends a reply.
 Commands in the chat: /save FILE, /load FILE, /undo, /reset, /system TEXT, /state, /help, /quit.
 Replies go to stdout, everything else to stderr; lines may come from a pipe. Nothing is put before
 the conversation that you did not write. Sampling defaults: temperature 1, top-p 0.3, presence and
-frequency penalties 0.5, as the reference chat demo.
+frequency penalties 0.5, as the reference chat demo. The template story, the built-in model's, has no
+turns: replies continue what you write, with generate's sampling defaults and at most 256 tokens.
 
 Examples:
+  anser chat
   anser chat model.pth
   anser chat rwkv7-g1.pth --think-mode free --think hide --drop-think
   echo \"What is a goose?\" | anser chat model.pth --temperature 0")]
@@ -47,7 +50,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     model: ModelArgs,
 
-    /// world, g1, g1-bare, raven, raven-instruct, alpaca, or a jinja file [default: told from the checkpoint]
+    /// world, g1, g1-bare, raven, raven-instruct, alpaca, story, or a jinja file [default: told from the checkpoint]
     #[arg(long, value_name = "NAME|FILE", help_heading = "Chat")]
     template: Option<String>,
 
@@ -74,9 +77,9 @@ pub(crate) struct Args {
     #[arg(long, help_heading = "Chat")]
     drop_think: bool,
 
-    /// Most tokens of a reply
-    #[arg(short = 'n', long, value_name = "N", default_value_t = 4096, help_heading = "Chat")]
-    max_tokens: usize,
+    /// Most tokens of a reply [default: 4096; 256 of a story]
+    #[arg(short = 'n', long, value_name = "N", help_heading = "Chat")]
+    max_tokens: Option<usize>,
 
     /// End a reply before this string as well; may be given several times
     #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Chat")]
@@ -123,13 +126,21 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let stops = [template.stops(), args.stop.clone()].concat();
     let base = loaded.state(&args.state)?;
-    eprintln!("{} template; /help lists the commands, Ctrl-D ends", template.name());
+    let tells_stories = matches!(template, Template::Story);
+    if tells_stories {
+        eprintln!("write how a story begins and the model goes on; /reset begins another, /help lists the commands");
+    } else {
+        eprintln!("{} template; /help lists the commands, Ctrl-D ends", template.name());
+    }
     let mut conversation = Conversation::new(base, template, options);
     if let Some(system) = &args.system {
         conversation.set_system(system);
     }
-    let sampling =
-        args.sampling.resolve(&Sampling { top_p: 0.3, presence: 0.5, frequency: 0.5, ..Sampling::default() });
+    let sampling = args.sampling.resolve(&match tells_stories {
+        true => generate::defaults(),
+        false => Sampling { top_p: 0.3, presence: 0.5, frequency: 0.5, ..Sampling::default() },
+    });
+    let max_tokens = args.max_tokens.unwrap_or(if tells_stories { 256 } else { 4096 });
 
     let mut input = Input::open(args.history.clone())?;
     let mut turn = 0;
@@ -161,7 +172,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let draw = Draw {
             // Another seed each turn, or like questions would get like answers.
             sampling: Sampling { seed: sampling.seed.map(|seed| seed.wrapping_add(turn)), ..sampling.clone() },
-            max_tokens: args.max_tokens,
+            max_tokens,
             stops: &stops,
             interrupt: &interrupt,
         };
@@ -239,6 +250,9 @@ fn template(args: &Args, loaded: &Loaded) -> Result<Template> {
     let Some(name) = &args.template else {
         if let Some(source) = loaded.checkpoint.chat_template() {
             return Template::jinja(source).context("the checkpoint's chat template (--template names another)");
+        }
+        if loaded.built_in {
+            return Ok(Template::Story);
         }
         let file = loaded.checkpoint.path().to_string_lossy().to_lowercase();
         let name = match loaded.checkpoint.config().version {

@@ -35,7 +35,7 @@ Examples:
   anser eval model.pth --task mcq mmlu.jsonl --limit 100 --json"
 )]
 pub(crate) struct Args {
-    /// MODEL: a checkpoint, as everywhere; FILE: the task's rows
+    /// MODEL: a checkpoint, as everywhere [default: demo, the built-in one]; FILE: the task's rows
     // One list: clap cannot leave the first of two positionals out when a flag stands between them.
     #[arg(value_name = "MODEL> <FILE", required = true)]
     paths: Vec<String>,

@@ -33,6 +33,7 @@ yields the text that its prompt alone would. Rows already in --output are kept: 
 command again to go on after a crash or Ctrl-C.
 
 Examples:
+  anser generate --prompt \"Once upon a time\"
   anser generate model.pth --prompt \"Once upon a time\" --max-tokens 100
   anser generate model.gguf --prompt-file notes.txt --temperature 0 --raw > continuation.bin
   anser generate model.pth --prompt \"A long preface\" --max-tokens 0 --save-state preface.state
@@ -71,7 +72,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with = "json", help_heading = "Output")]
     raw: bool,
 
-    /// Print one JSON object: text, tokens, logprobs, finish, prompt_tokens, timings
+    /// Print one JSON object: model, text, tokens, logprobs, finish, prompt_tokens, timings
     #[arg(long, conflicts_with = "input", help_heading = "Output")]
     json: bool,
 
@@ -90,15 +91,21 @@ pub(crate) fn finish_name(finish: &Finish, stopped: bool) -> &'static str {
     }
 }
 
+/// How text is drawn when nothing else is asked for.
+pub(crate) fn defaults() -> Sampling {
+    Sampling { top_p: 0.85, ..Sampling::default() }
+}
+
 impl Args {
     /// The sampling options.
     pub(crate) fn sampling(&self) -> Sampling {
-        self.sampling.resolve(&Sampling { top_p: 0.85, ..Sampling::default() })
+        self.sampling.resolve(&defaults())
     }
 }
 
 #[derive(Serialize)]
 struct Report {
+    model: String,
     text: String,
     tokens: Vec<u32>,
     logprobs: Vec<f32>,
@@ -126,7 +133,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let interrupt = Interrupt::listen()?;
     let mut loaded = args.model.load()?;
     let state = loaded.state(&args.state)?;
-    let load_ms = loaded.load_ms;
+    let (load_ms, name) = (loaded.load_ms, loaded.checkpoint.path().display().to_string());
     let (model, exec, tokenizer) = loaded.parts()?;
     let prompt = args.prompt.encode(|| Ok(tokenizer))?;
     let prompt = or_start_of_document(prompt, tokenizer, args.state.state.is_some())?;
@@ -192,6 +199,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let (prefill, decode) = (seconds(started, first_token), seconds(first_token, ended));
         let later = reply.tokens.len().saturating_sub(1);
         output::json(&Report {
+            model: name,
             text: String::from_utf8_lossy(&text).into_owned(),
             finish,
             prompt_tokens,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use anser::demo;
 use anser_checkpoint::{Config, TokenizerHint};
 use anyhow::Result;
 use serde::Serialize;
@@ -14,9 +15,10 @@ use super::output;
 #[command(after_help = "\
 Examples:
   anser info model.pth
+  anser info demo
   anser info hf:owner/repo --json")]
 pub(crate) struct Args {
-    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file]
+    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
     model: Option<String>,
 
     /// Print a JSON object
@@ -40,7 +42,8 @@ struct Info {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let checkpoint = ModelArgs::named(args.model).open()?;
+    let model = ModelArgs::named(args.model);
+    let checkpoint = model.open()?;
     let config = checkpoint.config().clone();
     let info = Info {
         path: checkpoint.path().display().to_string(),
@@ -50,6 +53,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         state_bytes: config.state_elements() * size_of::<f32>() as u64,
         flops_per_token: config.flops_per_token(),
         tokenizer: match checkpoint.tokenizer() {
+            _ if model.built_in() => format!("built in, {}", demo::tokenizer()?.name()),
             TokenizerHint::World => "world".to_string(),
             TokenizerHint::Byte => "byte".to_string(),
             TokenizerHint::File(path) => path.display().to_string(),

@@ -19,6 +19,8 @@ mod reply;
 mod sampling;
 mod shell;
 mod state;
+#[cfg(feature = "train")]
+mod train;
 mod zoo;
 
 use std::process::ExitCode;
@@ -31,7 +33,8 @@ static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-MODEL is a path (.pth, .safetensors, .gguf or a Hugging Face directory) or hf:owner/repo[/file].";
+MODEL is a path (.pth, .safetensors, .gguf or a Hugging Face directory), hf:owner/repo[/file], or
+demo: the small model that is built in, taken when none is named.";
 
 /// Run RWKV language models, versions 4 to 7, from the files they are published in
 #[derive(Parser)]
@@ -52,6 +55,8 @@ enum Command {
     State(state::Args),
     Bench(bench::Args),
     Zoo(zoo::Args),
+    #[cfg(feature = "train")]
+    Train(train::Args),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
 }
@@ -76,6 +81,8 @@ pub(crate) fn main() -> ExitCode {
         Command::State(args) => state::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Zoo(args) => zoo::run(args),
+        #[cfg(feature = "train")]
+        Command::Train(args) => train::run(args),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),
     };

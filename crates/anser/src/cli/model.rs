@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
+use anser::demo;
 use anser_checkpoint::state::{Accept, StateFile};
 use anser_checkpoint::{Checkpoint, OpenOptions, TokenizerHint};
 use anser_engine::{Executor, LoadOptions, Model, State, Storage, load};
@@ -17,7 +18,7 @@ use super::output::Spinner;
 /// Which model, and how to run it.
 #[derive(clap::Args, Default)]
 pub(crate) struct ModelArgs {
-    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file]
+    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
     pub(crate) model: Option<String>,
 
     #[command(flatten)]
@@ -61,12 +62,21 @@ pub(crate) struct StateArgs {
     pub(crate) allow_foreign_state: bool,
 }
 
+/// Where a model is.
+pub(crate) enum Place {
+    /// In the program.
+    BuiltIn,
+    File(PathBuf),
+}
+
 /// A model ready to run.
 pub(crate) struct Loaded {
     pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) model: Box<dyn Model>,
     pub(crate) exec: Executor,
     pub(crate) load_ms: f64,
+    /// Whether it is the one in the program.
+    pub(crate) built_in: bool,
     tokenizer: Result<Tokenizer, String>,
 }
 
@@ -76,26 +86,36 @@ impl ModelArgs {
         ModelArgs { model, ..ModelArgs::default() }
     }
 
-    /// Opens the checkpoint without loading its weights.
+    /// Opens the checkpoint without loading its weights, and says so when nobody named it.
     pub(crate) fn open(&self) -> Result<Arc<Checkpoint>> {
         let options = OpenOptions { group_norm_eps: self.how.group_norm_eps, ..OpenOptions::default() };
-        Ok(Arc::new(Checkpoint::open_with(&self.locate()?, &options)?))
+        Ok(Arc::new(match self.locate()? {
+            Place::File(path) => Checkpoint::open_with(&path, &options)?,
+            Place::BuiltIn => {
+                if self.model.is_none() {
+                    eprintln!("no model named: taking {}, the small one that is built in", demo::NAME);
+                }
+                demo::checkpoint(&options)?
+            }
+        }))
     }
 
-    /// Path of the checkpoint, fetched first if it is of the hub.
-    pub(crate) fn locate(&self) -> Result<PathBuf> {
-        let Some(name) = &self.model else {
-            return Err(usage(
-                "no model given",
-                "name a checkpoint: a path, or hf:owner/repo[/file]; from Anser's source tree: golden/hf/native_v7_sharded",
-            ));
+    /// Whether it is the model in the program: asked for by its name, or because none was.
+    pub(crate) fn built_in(&self) -> bool {
+        self.model.as_ref().is_none_or(|name| name == demo::NAME)
+    }
+
+    /// Where the checkpoint is; fetched first if it is of the hub.
+    pub(crate) fn locate(&self) -> Result<Place> {
+        let Some(name) = self.model.as_ref().filter(|_| !self.built_in()) else {
+            return Ok(Place::BuiltIn);
         };
         if let Some(address) = name.strip_prefix("hf:") {
-            return hub::fetch(address);
+            return hub::fetch(address).map(Place::File);
         }
         let path = PathBuf::from(name);
         if path.exists() {
-            return Ok(path);
+            return Ok(Place::File(path));
         }
         let looks_like_path = !name.contains(char::is_whitespace)
             && (name.contains(['/', '\\'])
@@ -110,7 +130,7 @@ impl ModelArgs {
             };
             hinted(anyhow::anyhow!(message), hint)
         } else {
-            usage(message, format!("MODEL is a path or hf:owner/repo; did you mean --prompt {name:?}?"))
+            usage(message, format!("MODEL is a path, hf:owner/repo or demo; did you mean --prompt {name:?}?"))
         })
     }
 
@@ -125,10 +145,11 @@ impl ModelArgs {
         drop(spinner);
         let tokenizer = match &self.how.tokenizer {
             Some(name) => Ok(named_tokenizer(name)?),
+            None if self.built_in() => Ok(demo::tokenizer()?),
             None => guess_tokenizer(&checkpoint)?,
         };
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
-        Ok(Loaded { checkpoint, model, exec, load_ms, tokenizer })
+        Ok(Loaded { checkpoint, model, exec, load_ms, built_in: self.built_in(), tokenizer })
     }
 }
 

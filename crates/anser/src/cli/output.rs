@@ -131,6 +131,12 @@ impl Interrupt {
         self.0.load(Ordering::Relaxed)
     }
 
+    /// The request itself, set by the signal.
+    #[cfg(feature = "train")]
+    pub(crate) fn flag(&self) -> &AtomicBool {
+        &self.0
+    }
+
     /// Forgets the request: the next Ctrl-C asks again.
     pub(crate) fn clear(&self) {
         self.0.store(false, Ordering::Relaxed);

@@ -1,8 +1,9 @@
-//! Every published model family side by side, computed from sizes by the same formulas that read a checkpoint.
+//! The built-in model and every published family side by side, these computed from sizes by the same formulas that read a checkpoint.
 
 use std::fmt::Write;
 
-use anser_checkpoint::{Config, Version};
+use anser::demo;
+use anser_checkpoint::{Config, OpenOptions, Version};
 use anser_engine::Synthetic;
 use anyhow::Result;
 use serde::Serialize;
@@ -12,7 +13,7 @@ use super::output;
 /// List the known models: parameters, state, work a token, and what they are for
 #[derive(clap::Args)]
 #[command(after_help = "\
-Sizes are of the published models; `anser info FILE` tells those of any checkpoint.
+Sizes are of the built-in and the published models; `anser info FILE` tells those of any checkpoint.
 State and work are for one sequence, in f32; they never grow with its length.
 
 Examples:
@@ -135,7 +136,8 @@ struct Row {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
-    let rows: Vec<Row> = FAMILIES.iter().flat_map(|f| f.sizes.iter().map(move |s| row(f, s))).collect();
+    let mut rows = vec![built_in()?];
+    rows.extend(FAMILIES.iter().flat_map(|f| f.sizes.iter().map(move |s| row(f, s))));
     if args.json {
         return output::json(&rows);
     }
@@ -165,19 +167,42 @@ pub(crate) fn run(args: Args) -> Result<()> {
 }
 
 fn row(family: &Family, size: &Size) -> Row {
-    let config = config(family, size);
-    Row {
-        family: family.name,
-        size: size.name,
-        version: family.version,
-        layers: size.layers,
-        width: size.width,
-        vocab: family.vocab,
-        parameters: config.parameters(),
-        state_bytes: config.state_elements() * size_of::<f32>() as u64,
-        flops_per_token: config.flops_per_token(),
-        tokenizer: family.tokenizer,
-        purpose: family.purpose,
+    Row::new(family.name, size.name, &config(family, size), family.tokenizer, family.purpose)
+}
+
+/// The model in the program, by its own file.
+fn built_in() -> Result<Row> {
+    let checkpoint = demo::checkpoint(&OpenOptions::default())?;
+    Ok(Row::new(
+        "built in",
+        demo::NAME,
+        checkpoint.config(),
+        "built in",
+        "stories in English; taken when no model is named",
+    ))
+}
+
+impl Row {
+    fn new(
+        family: &'static str,
+        size: &'static str,
+        config: &Config,
+        tokenizer: &'static str,
+        purpose: &'static str,
+    ) -> Row {
+        Row {
+            family,
+            size,
+            version: config.version,
+            layers: config.layers,
+            width: config.width,
+            vocab: config.vocab,
+            parameters: config.parameters(),
+            state_bytes: config.state_elements() * size_of::<f32>() as u64,
+            flops_per_token: config.flops_per_token(),
+            tokenizer,
+            purpose,
+        }
     }
 }
 

@@ -170,7 +170,8 @@ impl Conversation {
         self.keep(read, state);
         let written = String::from_utf8_lossy(&shown);
         let content = format!("{}{}", self.template.prefill(think).trim_start(), written);
-        self.messages.push(Message::new(Role::Assistant, content.trim()));
+        let content = if matches!(self.template, Template::Story) { &content[..] } else { content.trim() };
+        self.messages.push(Message::new(Role::Assistant, content));
         Ok(())
     }
 

@@ -1,0 +1,188 @@
+//! `anser train`: models from text.
+
+use std::time::{Duration, Instant};
+
+use anser_train::session::Session;
+use anser_train::settings::Settings;
+use anser_train::trainer::{End, Event};
+use anyhow::Result;
+use clap::Subcommand;
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+
+use super::error::Interrupted;
+use super::output::{self, Interrupt, Progress};
+
+/// Train models
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Lm(Box<LmArgs>),
+}
+
+/// Train a language model on text
+#[derive(clap::Args)]
+#[command(after_help = "\
+Every setting is a flag, or a key of a TOML file for --config; flags win. The run's folder holds
+run.toml (all settings), metrics.jsonl, loss.svg, checkpoints/ and model.safetensors, which
+anser generate DIR runs. Ctrl-C finishes the step, saves and stops; --resume goes on to the same
+bits as if nothing had happened.
+
+Examples:
+  anser train lm --data book.txt --out run
+  anser train lm --data stories.jsonl --model v6 --layers 6 --width 384 --epochs 4 --out run
+  anser train lm --out run --resume
+  anser train lm --init model.pth --data chats.jsonl --out tuned")]
+struct LmArgs {
+    #[command(flatten)]
+    settings: Settings,
+
+    /// Stream the metrics as lines of JSON
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+pub(crate) fn run(args: Args) -> Result<()> {
+    match args.command {
+        Command::Lm(args) => language_model(*args),
+    }
+}
+
+/// Makes the allocator keep what a training step frees for the next one. Its defaults give every large buffer back to
+/// the system, which then has to hand out (and zero) the same pages again: a tenth of a step.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn keep_memory() {
+    // SAFETY: mallopt changes thresholds of the allocator and nothing else.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+        libc::mallopt(libc::M_TOP_PAD, 64 << 20);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn keep_memory() {}
+
+fn language_model(args: LmArgs) -> Result<()> {
+    keep_memory();
+    let mut settings = args.settings;
+    if let (true, None, Some(out)) = (settings.resume, &settings.config, &settings.out) {
+        settings.config = Some(out.join("run.toml")).filter(|file| file.exists());
+    }
+    let run = settings.with_file()?.resolve()?;
+    let interrupt = Interrupt::listen()?;
+
+    let mut reading: Option<Progress> = None;
+    let mut session = Session::prepare(run, &mut |loading| {
+        reading.get_or_insert_with(|| Progress::new("reading", loading.total, "bytes")).set(loading.bytes);
+    })?;
+    drop(reading);
+    let (steps, done) = (session.recipe.steps, session.trainer.progress.step);
+    let parameters = session.trainer.model().parameters();
+    eprintln!(
+        "{} with {parameters} parameters, {} tokens to learn from, {steps} steps of {} tokens",
+        session.architecture,
+        session.corpus.tokens(),
+        session.run.tokens_per_step(),
+    );
+    if done > 0 {
+        eprintln!("going on after step {done}");
+    }
+
+    let mut screen = Screen::new(steps, done, args.json);
+    let bytes_per_token = session.bytes_per_token;
+    let end = session.train(interrupt.flag(), &mut |event| {
+        screen.show(event, bytes_per_token);
+        Ok(())
+    })?;
+    screen.finish();
+    let out = session.run.out.display();
+    match end {
+        End::Stopped => {
+            eprintln!("stopped after step {}; anser train lm --out {out} --resume goes on", session.trainer.progress.step);
+            return Err(Interrupted.into());
+        }
+        End::Converged => eprintln!("the held-out loss no longer falls: stopped"),
+        End::Finished => {}
+    }
+    eprintln!("the model is in {out}: anser generate {out} --prompt \"...\"");
+    Ok(())
+}
+
+/// The progress bar, or lines of JSON, or lines of text where stderr is no terminal.
+struct Screen {
+    bar: ProgressBar,
+    json: bool,
+    /// When the last line of text was written.
+    line: Instant,
+    loss: f32,
+}
+
+/// Between two lines where there is no bar.
+const BETWEEN: Duration = Duration::from_secs(10);
+
+impl Screen {
+    fn new(steps: u64, done: u64, json: bool) -> Screen {
+        let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
+        let template = "{wide_bar} step {pos}/{len}, {msg}, {eta} left";
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_position(done);
+        bar.reset_eta();
+        Screen { bar, json, line: Instant::now(), loss: f32::NAN }
+    }
+
+    fn show(&mut self, event: &Event, bytes_per_token: Option<f64>) {
+        match event {
+            Event::Step(step) => {
+                // A running mean: single steps are noisy.
+                self.loss = if self.loss.is_nan() { step.loss } else { 0.95 * self.loss + 0.05 * step.loss };
+                let message =
+                    format!("loss {:.3}, lr {:.2e}, {:.0} tokens/s", self.loss, step.lr, step.tokens_per_second);
+                self.bar.set_position(step.step);
+                if self.bar.is_hidden() && self.line.elapsed() >= BETWEEN && !self.json {
+                    let left = HumanDuration(self.bar.eta());
+                    eprintln!("step {}/{}, {message}, {left} left", step.step, self.bar.length().unwrap_or(0));
+                    self.line = Instant::now();
+                }
+                self.bar.set_message(message);
+            }
+            Event::Eval(eval) => {
+                let bits = bytes_per_token.map(|bytes| eval.loss / std::f64::consts::LN_2 / bytes);
+                let bits = bits.map_or(String::new(), |bits| format!(", {bits:.4} bits a byte"));
+                let line = format!("step {}: held-out loss {:.4} nats a token{bits}", eval.step, eval.loss);
+                if self.bar.is_hidden() {
+                    eprintln!("{line}");
+                } else {
+                    self.bar.println(line);
+                }
+            }
+            Event::Saved(_) => {}
+        }
+        if self.json {
+            let value = match event {
+                Event::Step(step) => json!({
+                    "event": "step", "step": step.step, "tokens": step.tokens, "loss": step.loss, "lr": step.lr,
+                    "gradient_norm": step.gradient_norm, "tokens_per_second": step.tokens_per_second,
+                    "seconds": step.seconds,
+                }),
+                Event::Eval(eval) => json!({
+                    "event": "eval", "step": eval.step, "tokens": eval.tokens, "loss": eval.loss,
+                    "targets": eval.targets, "seconds": eval.seconds,
+                }),
+                Event::Saved(place) => json!({ "event": "saved", "path": place }),
+            };
+            // Whoever reads the stream may leave; the training goes on.
+            let _ = output::json(&value);
+        }
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
