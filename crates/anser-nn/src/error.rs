@@ -19,6 +19,14 @@ pub enum Error {
         /// The version asked for.
         version: String,
     },
+    /// A width that heads of this size do not fill, or a size that rotary positions cannot pair.
+    #[error("a transformer of width {width} cannot have heads of {head_size} channels: an even number that divides {width} is needed")]
+    Heads {
+        /// Channels of the stream.
+        width: usize,
+        /// Channels a head.
+        head_size: usize,
+    },
     /// A value of a checkpoint is NaN or infinite.
     #[error("tensor `{name}` has {value} at element {index}; a model with such a value cannot be trained")]
     NotFinite {

@@ -1,6 +1,7 @@
 //! Language models, one file a version: parameters top to bottom, and how they meet.
 
 pub mod rwkv7;
+pub mod transformer;
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ use crate::op::embedding::embedding;
 pub enum Architecture {
     /// A version of RWKV.
     Rwkv(Version),
+    /// The baseline: softmax attention, no state.
+    Transformer,
 }
 
 /// Sizes and constants of a model; the fields are those of [`Config`].
@@ -62,6 +65,24 @@ impl From<&Config> for Sizes {
     }
 }
 
+impl Sizes {
+    /// A transformer of heads of `head_size` channels, an even number that divides `width`.
+    pub fn transformer(vocab: usize, layers: usize, width: usize, head_size: usize, ffn: usize) -> Sizes {
+        Sizes {
+            architecture: Architecture::Transformer,
+            vocab,
+            width,
+            layers,
+            heads: width / head_size.max(1),
+            head_size,
+            ffn,
+            ranks: Ranks::default(),
+            layer_norm_eps: Config::LAYER_NORM_EPS,
+            group_norm_eps: Config::GROUP_NORM_EPS,
+        }
+    }
+}
+
 /// The table of embeddings, [V, C].
 #[derive(Module, Debug)]
 pub struct Embedding {
@@ -97,6 +118,7 @@ trait Skeleton {
 #[derive(Clone, Debug)]
 enum Parameters {
     V7(rwkv7::Rwkv7),
+    Transformer(transformer::Transformer),
 }
 
 /// Calls `$body` with `$model` bound to the parameters of whatever version.
@@ -104,6 +126,7 @@ macro_rules! each {
     ($parameters:expr, $model:ident => $body:expr) => {
         match $parameters {
             Parameters::V7($model) => $body,
+            Parameters::Transformer($model) => $body,
         }
     };
 }
@@ -138,6 +161,13 @@ impl LanguageModel {
         let mut weights = Weights::new(device, &mut checked);
         let parameters = match sizes.architecture {
             Architecture::Rwkv(Version::V7) => Parameters::V7(rwkv7::Rwkv7::new(&mut weights, sizes, has)?),
+            Architecture::Transformer => {
+                let Sizes { width, heads, head_size, .. } = *sizes;
+                if heads == 0 || heads * head_size != width || head_size % 2 == 1 {
+                    return Err(Error::Heads { width, head_size });
+                }
+                Parameters::Transformer(transformer::Transformer::new(&mut weights, sizes)?)
+            }
             Architecture::Rwkv(version) => return Err(Error::Version { version: version.to_string() }),
         };
         Ok(LanguageModel { sizes: sizes.clone(), device: device.clone(), parameters })
@@ -178,6 +208,12 @@ impl LanguageModel {
         each!(&self.parameters, model => model.head())
     }
 
+    /// Whether sequences leave a state behind that later tokens read; a transformer's blocks return theirs, all zero,
+    /// as they came.
+    pub fn has_state(&self) -> bool {
+        self.sizes.architecture != Architecture::Transformer
+    }
+
     /// The states of `sequences` sequences that have seen nothing, one a block.
     pub fn initial_states(&self, sequences: usize) -> Vec<BlockState> {
         let c = &self.sizes;
@@ -185,7 +221,12 @@ impl LanguageModel {
         (0..c.layers)
             .map(|_| BlockState {
                 att_shift: shift(),
-                wkv: Tensor::zeros([sequences, c.heads, c.head_size, c.head_size], &self.device),
+                wkv: match c.architecture {
+                    Architecture::Transformer => Tensor::zeros([sequences, 1, 1, 1], &self.device),
+                    Architecture::Rwkv(_) => {
+                        Tensor::zeros([sequences, c.heads, c.head_size, c.head_size], &self.device)
+                    }
+                },
                 ffn_shift: shift(),
             })
             .collect()
@@ -215,6 +256,7 @@ impl LanguageModel {
     pub fn map(self, mapper: &mut impl ModuleMapper) -> LanguageModel {
         let parameters = match self.parameters {
             Parameters::V7(model) => Parameters::V7(model.map(mapper)),
+            Parameters::Transformer(model) => Parameters::Transformer(model.map(mapper)),
         };
         LanguageModel { parameters, ..self }
     }
@@ -223,6 +265,7 @@ impl LanguageModel {
     pub fn without_graph(&self) -> LanguageModel {
         let parameters = match &self.parameters {
             Parameters::V7(model) => Parameters::V7(model.valid()),
+            Parameters::Transformer(model) => Parameters::Transformer(model.valid()),
         };
         LanguageModel { sizes: self.sizes.clone(), device: self.device.clone().without_autodiff(), parameters }
     }
@@ -232,6 +275,7 @@ impl LanguageModel {
     pub fn fork(&self) -> LanguageModel {
         let parameters = match self.parameters.clone() {
             Parameters::V7(model) => Parameters::V7(model.fork(&self.device)),
+            Parameters::Transformer(model) => Parameters::Transformer(model.fork(&self.device)),
         };
         LanguageModel { sizes: self.sizes.clone(), device: self.device.clone(), parameters }
     }

@@ -25,6 +25,7 @@ use burn::backend::{
 use burn::tensor::{FloatDType, Shape, Tensor, TensorData};
 
 
+pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod gate;

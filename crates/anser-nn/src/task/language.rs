@@ -32,7 +32,8 @@ pub struct Packed {
 pub struct Plan {
     /// Keep each block's inputs only, and run it again for its gradient: memory of one block instead of all.
     pub checkpoint: bool,
-    /// Cut sequences into pieces of this many tokens, states carried on: memory of one piece.
+    /// Cut sequences into pieces of this many tokens, states carried on: memory of one piece. A model without states
+    /// ([`LanguageModel::has_state`]) sees nothing of the pieces before: its context is cut.
     pub chunk: Option<usize>,
     /// With `chunk`: carry gradients back through the states too, so that nothing is truncated; every piece runs twice.
     pub state_gradient: bool,
