@@ -14,6 +14,7 @@ use anser_nn::threads;
 use crate::Error;
 use crate::data::Batch;
 use crate::groups::{Architecture, group};
+use crate::metrics::Entry;
 use crate::optimizer::{Optimizer, norm, not_finite};
 use crate::schedule::Schedule;
 use crate::snapshot::{self, Progress};
@@ -57,47 +58,11 @@ pub struct Recipe {
     pub patience: Option<u64>,
 }
 
-/// What a step did.
-#[derive(Clone, Copy, Debug)]
-pub struct StepReport {
-    /// Number of the step, from 1.
-    pub step: u64,
-    /// Tokens seen so far.
-    pub tokens: u64,
-    /// Mean cross-entropy, in nats a token.
-    pub loss: f32,
-    /// Learning rate.
-    pub lr: f64,
-    /// Norm of the gradients before clipping.
-    pub gradient_norm: f64,
-    /// Tokens a second of this step.
-    pub tokens_per_second: f64,
-    /// Seconds spent training so far.
-    pub seconds: f64,
-}
-
-/// What an evaluation found.
-#[derive(Clone, Copy, Debug)]
-pub struct EvalReport {
-    /// Steps done.
-    pub step: u64,
-    /// Tokens seen so far.
-    pub tokens: u64,
-    /// Mean cross-entropy of the held-out tokens, in nats a token.
-    pub loss: f64,
-    /// Held-out tokens.
-    pub targets: u64,
-    /// Seconds spent training so far.
-    pub seconds: f64,
-}
-
 /// What a caller is told.
 #[derive(Clone, Debug)]
 pub enum Event {
-    /// A step is done.
-    Step(StepReport),
-    /// An evaluation is done.
-    Eval(EvalReport),
+    /// A step or an evaluation is done.
+    Metric(Entry),
     /// A snapshot is written.
     Saved(PathBuf),
 }
@@ -186,7 +151,7 @@ impl Trainer {
         let mut end = End::Finished;
         while self.progress.step < recipe.steps {
             let report = self.step(recipe, data)?;
-            tell(&Event::Step(report))?;
+            tell(&Event::Metric(report))?;
             let last = self.progress.step == recipe.steps;
             let stopped = stop.load(Ordering::Relaxed);
             let due = |every: u64| every > 0 && self.progress.step.is_multiple_of(every);
@@ -194,11 +159,12 @@ impl Trainer {
             if (last || eval) && !stopped {
                 let batches = data.evaluation()?;
                 if !batches.is_empty() {
-                    let report = self.evaluate(batches);
-                    tell(&Event::Eval(report))?;
-                    let better = self.progress.best.is_none_or(|best| report.loss < best);
+                    let (loss, targets) = evaluate(self.model(), batches);
+                    let Progress { step, tokens, seconds, best } = self.progress;
+                    tell(&Event::Metric(Entry::Eval { step, tokens, loss, targets, seconds }))?;
+                    let better = best.is_none_or(|best| loss < best);
                     if better {
-                        self.progress.best = Some(report.loss);
+                        self.progress.best = Some(loss);
                     }
                     worse = if better { 0 } else { worse + 1 };
                 }
@@ -233,7 +199,7 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::run`].
-    pub fn step(&mut self, recipe: &Recipe, data: &dyn Data) -> Result<StepReport, Error> {
+    pub fn step(&mut self, recipe: &Recipe, data: &dyn Data) -> Result<Entry, Error> {
         let began = Instant::now();
         let first = self.progress.step * recipe.accumulate;
         let batches = (first..first + recipe.accumulate).map(|i| data.batch(i)).collect::<Result<Vec<_>, _>>()?;
@@ -270,10 +236,10 @@ impl Trainer {
         self.progress.step += 1;
         self.progress.tokens += rows;
         self.progress.seconds += seconds;
-        Ok(StepReport {
+        Ok(Entry::Step {
             step: self.progress.step,
             tokens: self.progress.tokens,
-            loss,
+            loss: f64::from(loss),
             lr,
             gradient_norm,
             tokens_per_second: rows as f64 / seconds.max(1e-9),
@@ -309,13 +275,6 @@ impl Trainer {
             };
             running.into_iter().map(join).collect()
         })
-    }
-
-    /// The loss of held-out batches.
-    pub fn evaluate(&self, batches: Vec<Batch>) -> EvalReport {
-        let (loss, targets) = evaluate(self.model(), batches);
-        let Progress { step, tokens, seconds, .. } = self.progress;
-        EvalReport { step, tokens, loss, targets, seconds }
     }
 }
 

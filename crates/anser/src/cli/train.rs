@@ -1,7 +1,10 @@
 //! `anser train`: models from text.
 
+use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use anser_train::metrics::{self, Entry};
+use anser_train::plot::loss_curve;
 use anser_train::session::Session;
 use anser_train::settings::Settings;
 use anser_train::trainer::{End, Event};
@@ -102,6 +105,10 @@ fn language_model(args: LmArgs) -> Result<()> {
         Ok(())
     })?;
     screen.finish();
+    if std::io::stderr().is_terminal() {
+        let entries = metrics::read(&session.run.out.join("metrics.jsonl"))?;
+        eprint!("{}", loss_curve("loss", &entries).text(80, 16));
+    }
     let out = session.run.out.display();
     match end {
         End::Stopped => {
@@ -121,7 +128,7 @@ struct Screen {
     json: bool,
     /// When the last line of text was written.
     line: Instant,
-    loss: f32,
+    loss: f64,
 }
 
 /// Between two lines where there is no bar.
@@ -134,28 +141,27 @@ impl Screen {
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position(done);
         bar.reset_eta();
-        Screen { bar, json, line: Instant::now(), loss: f32::NAN }
+        Screen { bar, json, line: Instant::now(), loss: f64::NAN }
     }
 
     fn show(&mut self, event: &Event, bytes_per_token: Option<f64>) {
         match event {
-            Event::Step(step) => {
+            Event::Metric(Entry::Step { step, loss, lr, tokens_per_second, .. }) => {
                 // A running mean: single steps are noisy.
-                self.loss = if self.loss.is_nan() { step.loss } else { 0.95 * self.loss + 0.05 * step.loss };
-                let message =
-                    format!("loss {:.3}, lr {:.2e}, {:.0} tokens/s", self.loss, step.lr, step.tokens_per_second);
-                self.bar.set_position(step.step);
+                self.loss = if self.loss.is_nan() { *loss } else { 0.95 * self.loss + 0.05 * loss };
+                let message = format!("loss {:.3}, lr {lr:.2e}, {tokens_per_second:.0} tokens/s", self.loss);
+                self.bar.set_position(*step);
                 if self.bar.is_hidden() && self.line.elapsed() >= BETWEEN && !self.json {
                     let left = HumanDuration(self.bar.eta());
-                    eprintln!("step {}/{}, {message}, {left} left", step.step, self.bar.length().unwrap_or(0));
+                    eprintln!("step {step}/{}, {message}, {left} left", self.bar.length().unwrap_or(0));
                     self.line = Instant::now();
                 }
                 self.bar.set_message(message);
             }
-            Event::Eval(eval) => {
-                let bits = bytes_per_token.map(|bytes| eval.loss / std::f64::consts::LN_2 / bytes);
+            Event::Metric(Entry::Eval { step, loss, .. }) => {
+                let bits = bytes_per_token.map(|bytes| loss / std::f64::consts::LN_2 / bytes);
                 let bits = bits.map_or(String::new(), |bits| format!(", {bits:.4} bits a byte"));
-                let line = format!("step {}: held-out loss {:.4} nats a token{bits}", eval.step, eval.loss);
+                let line = format!("step {step}: held-out loss {loss:.4} nats a token{bits}");
                 if self.bar.is_hidden() {
                     eprintln!("{line}");
                 } else {
@@ -165,20 +171,11 @@ impl Screen {
             Event::Saved(_) => {}
         }
         if self.json {
-            let value = match event {
-                Event::Step(step) => json!({
-                    "event": "step", "step": step.step, "tokens": step.tokens, "loss": step.loss, "lr": step.lr,
-                    "gradient_norm": step.gradient_norm, "tokens_per_second": step.tokens_per_second,
-                    "seconds": step.seconds,
-                }),
-                Event::Eval(eval) => json!({
-                    "event": "eval", "step": eval.step, "tokens": eval.tokens, "loss": eval.loss,
-                    "targets": eval.targets, "seconds": eval.seconds,
-                }),
-                Event::Saved(place) => json!({ "event": "saved", "path": place }),
-            };
             // Whoever reads the stream may leave; the training goes on.
-            let _ = output::json(&value);
+            let _ = match event {
+                Event::Metric(entry) => output::json(entry),
+                Event::Saved(place) => output::json(&json!({ "kind": "saved", "path": place })),
+            };
         }
     }
 
