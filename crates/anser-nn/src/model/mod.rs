@@ -1,5 +1,6 @@
 //! Language models, one file a version: parameters top to bottom, and how they meet.
 
+pub mod rwkv6;
 pub mod rwkv7;
 pub mod transformer;
 
@@ -117,6 +118,7 @@ trait Skeleton {
 /// The parameters of a model of any version.
 #[derive(Clone, Debug)]
 enum Parameters {
+    V6(rwkv6::Rwkv6),
     V7(rwkv7::Rwkv7),
     Transformer(transformer::Transformer),
 }
@@ -125,6 +127,7 @@ enum Parameters {
 macro_rules! each {
     ($parameters:expr, $model:ident => $body:expr) => {
         match $parameters {
+            Parameters::V6($model) => $body,
             Parameters::V7($model) => $body,
             Parameters::Transformer($model) => $body,
         }
@@ -160,6 +163,7 @@ impl LanguageModel {
         };
         let mut weights = Weights::new(device, &mut checked);
         let parameters = match sizes.architecture {
+            Architecture::Rwkv(Version::V6) => Parameters::V6(rwkv6::Rwkv6::new(&mut weights, sizes)?),
             Architecture::Rwkv(Version::V7) => Parameters::V7(rwkv7::Rwkv7::new(&mut weights, sizes, has)?),
             Architecture::Transformer => {
                 let Sizes { width, heads, head_size, .. } = *sizes;
@@ -255,6 +259,7 @@ impl LanguageModel {
     /// Replaces every parameter by what the mapper makes of it.
     pub fn map(self, mapper: &mut impl ModuleMapper) -> LanguageModel {
         let parameters = match self.parameters {
+            Parameters::V6(model) => Parameters::V6(model.map(mapper)),
             Parameters::V7(model) => Parameters::V7(model.map(mapper)),
             Parameters::Transformer(model) => Parameters::Transformer(model.map(mapper)),
         };
@@ -264,6 +269,7 @@ impl LanguageModel {
     /// The same parameters, shared, outside of any graph: for evaluation.
     pub fn without_graph(&self) -> LanguageModel {
         let parameters = match &self.parameters {
+            Parameters::V6(model) => Parameters::V6(model.valid()),
             Parameters::V7(model) => Parameters::V7(model.valid()),
             Parameters::Transformer(model) => Parameters::Transformer(model.valid()),
         };
@@ -274,6 +280,7 @@ impl LanguageModel {
     /// share a leaf, and threads that run them then wait for each other for ever.)
     pub fn fork(&self) -> LanguageModel {
         let parameters = match self.parameters.clone() {
+            Parameters::V6(model) => Parameters::V6(model.fork(&self.device)),
             Parameters::V7(model) => Parameters::V7(model.fork(&self.device)),
             Parameters::Transformer(model) => Parameters::Transformer(model.fork(&self.device)),
         };

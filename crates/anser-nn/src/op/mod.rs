@@ -37,11 +37,9 @@ mod matmul;
 pub mod relu2;
 mod rows;
 pub mod seed;
+pub mod shift6;
 pub mod shift;
-
-
-
-
+pub mod wkv6;
 pub mod wkv7;
 
 /// A result of an operation: its values, row-major, and their shape.

@@ -60,3 +60,8 @@ fn check(name: &str) {
 fn rwkv7() {
     check("lm/train_v7");
 }
+
+#[test]
+fn rwkv6() {
+    check("lm/train_v6");
+}
