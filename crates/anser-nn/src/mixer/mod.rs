@@ -1,6 +1,7 @@
 //! Time mixes and channel mixes, one file a version: parameters and how they meet in a forward pass.
 
 pub mod attention;
+pub mod rwkv4;
 pub mod rwkv6;
 pub mod rwkv7;
 

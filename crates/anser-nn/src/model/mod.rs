@@ -1,5 +1,6 @@
 //! Language models, one file a version: parameters top to bottom, and how they meet.
 
+pub mod rwkv4;
 pub mod rwkv6;
 pub mod rwkv7;
 pub mod transformer;
@@ -118,6 +119,7 @@ trait Skeleton {
 /// The parameters of a model of any version.
 #[derive(Clone, Debug)]
 enum Parameters {
+    V4(rwkv4::Rwkv4),
     V6(rwkv6::Rwkv6),
     V7(rwkv7::Rwkv7),
     Transformer(transformer::Transformer),
@@ -127,6 +129,7 @@ enum Parameters {
 macro_rules! each {
     ($parameters:expr, $model:ident => $body:expr) => {
         match $parameters {
+            Parameters::V4($model) => $body,
             Parameters::V6($model) => $body,
             Parameters::V7($model) => $body,
             Parameters::Transformer($model) => $body,
@@ -163,6 +166,7 @@ impl LanguageModel {
         };
         let mut weights = Weights::new(device, &mut checked);
         let parameters = match sizes.architecture {
+            Architecture::Rwkv(Version::V4) => Parameters::V4(rwkv4::Rwkv4::new(&mut weights, sizes)?),
             Architecture::Rwkv(Version::V6) => Parameters::V6(rwkv6::Rwkv6::new(&mut weights, sizes)?),
             Architecture::Rwkv(Version::V7) => Parameters::V7(rwkv7::Rwkv7::new(&mut weights, sizes, has)?),
             Architecture::Transformer => {
@@ -227,6 +231,7 @@ impl LanguageModel {
                 att_shift: shift(),
                 wkv: match c.architecture {
                     Architecture::Transformer => Tensor::zeros([sequences, 1, 1, 1], &self.device),
+                    Architecture::Rwkv(Version::V4) => rwkv4::initial_state(sequences, c.width, &self.device),
                     Architecture::Rwkv(_) => {
                         Tensor::zeros([sequences, c.heads, c.head_size, c.head_size], &self.device)
                     }
@@ -259,6 +264,7 @@ impl LanguageModel {
     /// Replaces every parameter by what the mapper makes of it.
     pub fn map(self, mapper: &mut impl ModuleMapper) -> LanguageModel {
         let parameters = match self.parameters {
+            Parameters::V4(model) => Parameters::V4(model.map(mapper)),
             Parameters::V6(model) => Parameters::V6(model.map(mapper)),
             Parameters::V7(model) => Parameters::V7(model.map(mapper)),
             Parameters::Transformer(model) => Parameters::Transformer(model.map(mapper)),
@@ -269,6 +275,7 @@ impl LanguageModel {
     /// The same parameters, shared, outside of any graph: for evaluation.
     pub fn without_graph(&self) -> LanguageModel {
         let parameters = match &self.parameters {
+            Parameters::V4(model) => Parameters::V4(model.valid()),
             Parameters::V6(model) => Parameters::V6(model.valid()),
             Parameters::V7(model) => Parameters::V7(model.valid()),
             Parameters::Transformer(model) => Parameters::Transformer(model.valid()),
@@ -280,6 +287,7 @@ impl LanguageModel {
     /// share a leaf, and threads that run them then wait for each other for ever.)
     pub fn fork(&self) -> LanguageModel {
         let parameters = match self.parameters.clone() {
+            Parameters::V4(model) => Parameters::V4(model.fork(&self.device)),
             Parameters::V6(model) => Parameters::V6(model.fork(&self.device)),
             Parameters::V7(model) => Parameters::V7(model.fork(&self.device)),
             Parameters::Transformer(model) => Parameters::Transformer(model.fork(&self.device)),

@@ -39,6 +39,7 @@ mod rows;
 pub mod seed;
 pub mod shift6;
 pub mod shift;
+pub mod wkv4;
 pub mod wkv6;
 pub mod wkv7;
 

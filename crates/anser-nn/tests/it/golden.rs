@@ -65,3 +65,8 @@ fn rwkv7() {
 fn rwkv6() {
     check("lm/train_v6");
 }
+
+#[test]
+fn rwkv4() {
+    check("lm/train_v4");
+}
