@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod rwkv4;
+pub mod rwkv5;
 pub mod rwkv6;
 pub mod rwkv7;
 

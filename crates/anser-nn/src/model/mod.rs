@@ -1,6 +1,7 @@
 //! Language models, one file a version: parameters top to bottom, and how they meet.
 
 pub mod rwkv4;
+pub mod rwkv5;
 pub mod rwkv6;
 pub mod rwkv7;
 pub mod transformer;
@@ -120,6 +121,7 @@ trait Skeleton {
 #[derive(Clone, Debug)]
 enum Parameters {
     V4(rwkv4::Rwkv4),
+    V5_2(rwkv5::Rwkv5),
     V6(rwkv6::Rwkv6),
     V7(rwkv7::Rwkv7),
     Transformer(transformer::Transformer),
@@ -130,6 +132,7 @@ macro_rules! each {
     ($parameters:expr, $model:ident => $body:expr) => {
         match $parameters {
             Parameters::V4($model) => $body,
+            Parameters::V5_2($model) => $body,
             Parameters::V6($model) => $body,
             Parameters::V7($model) => $body,
             Parameters::Transformer($model) => $body,
@@ -167,6 +170,7 @@ impl LanguageModel {
         let mut weights = Weights::new(device, &mut checked);
         let parameters = match sizes.architecture {
             Architecture::Rwkv(Version::V4) => Parameters::V4(rwkv4::Rwkv4::new(&mut weights, sizes)?),
+            Architecture::Rwkv(Version::V5_2) => Parameters::V5_2(rwkv5::Rwkv5::new(&mut weights, sizes)?),
             Architecture::Rwkv(Version::V6) => Parameters::V6(rwkv6::Rwkv6::new(&mut weights, sizes)?),
             Architecture::Rwkv(Version::V7) => Parameters::V7(rwkv7::Rwkv7::new(&mut weights, sizes, has)?),
             Architecture::Transformer => {
@@ -265,6 +269,7 @@ impl LanguageModel {
     pub fn map(self, mapper: &mut impl ModuleMapper) -> LanguageModel {
         let parameters = match self.parameters {
             Parameters::V4(model) => Parameters::V4(model.map(mapper)),
+            Parameters::V5_2(model) => Parameters::V5_2(model.map(mapper)),
             Parameters::V6(model) => Parameters::V6(model.map(mapper)),
             Parameters::V7(model) => Parameters::V7(model.map(mapper)),
             Parameters::Transformer(model) => Parameters::Transformer(model.map(mapper)),
@@ -276,6 +281,7 @@ impl LanguageModel {
     pub fn without_graph(&self) -> LanguageModel {
         let parameters = match &self.parameters {
             Parameters::V4(model) => Parameters::V4(model.valid()),
+            Parameters::V5_2(model) => Parameters::V5_2(model.valid()),
             Parameters::V6(model) => Parameters::V6(model.valid()),
             Parameters::V7(model) => Parameters::V7(model.valid()),
             Parameters::Transformer(model) => Parameters::Transformer(model.valid()),
@@ -288,6 +294,7 @@ impl LanguageModel {
     pub fn fork(&self) -> LanguageModel {
         let parameters = match self.parameters.clone() {
             Parameters::V4(model) => Parameters::V4(model.fork(&self.device)),
+            Parameters::V5_2(model) => Parameters::V5_2(model.fork(&self.device)),
             Parameters::V6(model) => Parameters::V6(model.fork(&self.device)),
             Parameters::V7(model) => Parameters::V7(model.fork(&self.device)),
             Parameters::Transformer(model) => Parameters::Transformer(model.fork(&self.device)),

@@ -40,6 +40,7 @@ pub mod seed;
 pub mod shift6;
 pub mod shift;
 pub mod wkv4;
+pub mod wkv5;
 pub mod wkv6;
 pub mod wkv7;
 

@@ -70,3 +70,8 @@ fn rwkv6() {
 fn rwkv4() {
     check("lm/train_v4");
 }
+
+#[test]
+fn rwkv5() {
+    check("lm/train_v52");
+}
