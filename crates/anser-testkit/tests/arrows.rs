@@ -4,12 +4,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Crate, and the crates of the workspace it may depend on. The test kit is a development dependency only.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("anser-kernels", &[]),
     ("anser-checkpoint", &[]),
     ("anser-tokenizer", &[]),
     ("anser-engine", &["anser-checkpoint", "anser-kernels"]),
-    ("anser", &["anser-checkpoint", "anser-engine", "anser-kernels", "anser-tokenizer"]),
+    ("anser-nn", &["anser-checkpoint", "anser-kernels"]),
+    ("anser-train", &["anser-checkpoint", "anser-kernels", "anser-nn", "anser-tokenizer"]),
+    ("anser", &["anser-checkpoint", "anser-engine", "anser-kernels", "anser-tokenizer", "anser-train"]),
     ("anser-testkit", &[]),
 ];
 

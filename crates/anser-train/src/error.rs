@@ -241,6 +241,9 @@ pub enum Error {
     /// A checkpoint could not be read or written.
     #[error(transparent)]
     Checkpoint(#[from] anser_checkpoint::Error),
+    /// A tokenizer's file could not be read.
+    #[error(transparent)]
+    Vocabulary(#[from] anser_tokenizer::Error),
     /// The model refused what it was given.
     #[error(transparent)]
     Model(#[from] anser_nn::Error),

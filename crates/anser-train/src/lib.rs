@@ -10,6 +10,7 @@ pub mod plot;
 pub mod random;
 pub mod schedule;
 pub mod settings;
+pub mod session;
 pub mod snapshot;
 pub mod tasks;
 pub mod trainer;

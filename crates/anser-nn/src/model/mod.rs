@@ -69,6 +69,23 @@ impl From<&Config> for Sizes {
 }
 
 impl Sizes {
+    /// The configuration of a version of RWKV; none of other architectures.
+    pub fn config(&self) -> Option<Config> {
+        let Architecture::Rwkv(version) = self.architecture else { return None };
+        Some(Config {
+            version,
+            vocab: self.vocab,
+            width: self.width,
+            layers: self.layers,
+            heads: self.heads,
+            head_size: self.head_size,
+            ffn: self.ffn,
+            ranks: self.ranks,
+            layer_norm_eps: self.layer_norm_eps,
+            group_norm_eps: self.group_norm_eps,
+        })
+    }
+
     /// A transformer of heads of `head_size` channels, an even number that divides `width`.
     pub fn transformer(vocab: usize, layers: usize, width: usize, head_size: usize, ffn: usize) -> Sizes {
         Sizes {
@@ -198,6 +215,11 @@ impl LanguageModel {
     /// Sizes and constants.
     pub fn sizes(&self) -> &Sizes {
         &self.sizes
+    }
+
+    /// How many numbers the model consists of.
+    pub fn parameters(&self) -> usize {
+        each!(&self.parameters, model => model.num_params())
     }
 
     /// Where the parameters are.

@@ -35,6 +35,8 @@ pub struct Plan {
     /// Cut sequences into pieces of this many tokens, states carried on: memory of one piece. A model without states
     /// ([`LanguageModel::has_state`]) sees nothing of the pieces before: its context is cut.
     pub chunk: Option<usize>,
+    /// With `chunk`: begin every piece with nothing instead of the state that the piece before left.
+    pub forget: bool,
     /// With `chunk`: carry gradients back through the states too, so that nothing is truncated; every piece runs twice.
     pub state_gradient: bool,
 }
@@ -73,6 +75,9 @@ pub fn gradients(model: &LanguageModel, batch: &Packed, plan: &Plan) -> Step {
     let mut total = Step { loss: 0.0, gradients: Gradients::default() };
     if !plan.state_gradient {
         for index in 0..pieces {
+            if plan.forget {
+                states = model.initial_states(batch.cu_seqlens.len() - 1);
+            }
             let (step, _) = piece(model, &part(index), &mut states, None, plan.checkpoint);
             total.loss += step.loss;
             total.gradients.add(step.gradients);
