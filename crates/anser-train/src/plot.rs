@@ -83,7 +83,9 @@ impl Chart {
     }
 
     fn shows(&self, (x, y): (f64, f64)) -> bool {
-        x.is_finite() && y.is_finite() && (!self.x.log || x > 0.0) && (!self.y.log || y > 0.0)
+        // Beyond these, differences and ratios are no longer finite.
+        let fits = |x: f64, log: bool| x.abs() < 1e150 && (!log || x > 1e-150);
+        fits(x, self.x.log) && fits(y, self.y.log)
     }
 }
 

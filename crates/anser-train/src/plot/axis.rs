@@ -12,7 +12,8 @@ impl Scale {
     /// An axis for numbers from `low` to `high`. On a linear axis the ends move out to the next ticks if `round`.
     pub(super) fn new((low, high): (f64, f64), log: bool, round: bool) -> Scale {
         let (mut low, mut high) = (low, high);
-        if low == high {
+        // Ends that are one number, or differ by rounding only.
+        if high - low <= 1e-9 * low.abs().max(high.abs()) || high - low < 1e-100 {
             (low, high) = match log {
                 true => (low / 2.0, high * 2.0),
                 false => (low - (low.abs() * 0.1).max(0.5), high + (high.abs() * 0.1).max(0.5)),
@@ -39,7 +40,8 @@ impl Scale {
         // A logarithmic axis of less than a decade is nearly linear.
         let numbers = if numbers.len() >= 2 { numbers } else { self.linear_ticks(count) };
         let step = numbers.windows(2).map(|pair| pair[1] - pair[0]).fold(f64::INFINITY, f64::min);
-        numbers.into_iter().map(|x| (x, written(x, step))).collect()
+        let largest = numbers.iter().fold(0.0f64, |largest, x| largest.max(x.abs()));
+        numbers.into_iter().map(|x| (x, written(x, step, largest))).collect()
     }
 
     fn linear_ticks(&self, count: usize) -> Vec<f64> {
@@ -68,17 +70,19 @@ fn nice_step(step: f64) -> f64 {
     factor * power
 }
 
-/// A number as a tick is labelled: `0`, `250`, `1.5k`, `20M`, `0.25`, `1e-5`.
-fn written(x: f64, step: f64) -> String {
+/// A number as a tick is labelled, in the unit of the axis' largest: `0`, `250`, `15k`, `1.5M`, `0.25`, `1e-5`.
+fn written(x: f64, step: f64, largest: f64) -> String {
     let size = x.abs();
     if size < step.abs() * 1e-6 {
         return "0".into();
     }
     if size < 1e-3 || size >= 1e13 {
-        return format!("{x:e}").replace(".0e", "e").chars().take(12).collect();
+        let text = format!("{x:.2e}");
+        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+        return format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'));
     }
-    for (unit, letter) in [(1e9, "G"), (1e6, "M"), (1e3, "k")] {
-        if size >= unit * if unit == 1e3 { 10.0 } else { 1.0 } {
+    for (least, unit, letter) in [(1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")] {
+        if largest >= least {
             return format!("{}{letter}", decimal(x / unit, step / unit));
         }
     }

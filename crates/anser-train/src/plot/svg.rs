@@ -115,21 +115,32 @@ fn write(chart: &Chart, out: &mut String) -> std::fmt::Result {
             named += 1;
         }
     }
-    // Losses fall: the upper right corner is the emptiest.
-    let longest = legend.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0) as f64;
-    let left = (WIDTH - RIGHT - 44.0 - 7.5 * longest).max(LEFT + 8.0);
-    if !legend.is_empty() {
-        let (width, height) = (WIDTH - RIGHT - left + 4.0, 20.0 * legend.len() as f64 + 8.0);
-        writeln!(
-            out,
-            "<rect x=\"{:.1}\" y=\"{TOP}\" width=\"{width:.1}\" height=\"{height}\" fill=\"#fff\" fill-opacity=\"0.8\"/>",
-            left - 4.0
-        )?;
+    if legend.is_empty() {
+        return writeln!(out, "</svg>");
     }
+    let longest = legend.iter().map(|(_, name)| name.chars().count()).max().unwrap_or(0) as f64;
+    let (width, height) = ((48.0 + 7.5 * longest).min(WIDTH - LEFT - RIGHT), 20.0 * legend.len() as f64 + 8.0);
+    // The corner that the fewest points lie in; of equal ones the upper right, where falling losses leave room.
+    let (right, lower) = (WIDTH - RIGHT - width, bottom - height - 4.0);
+    let shown = || chart.series.iter().flat_map(|s| &s.points).filter(|&&point| chart.shows(point));
+    let covered = |&(left, top): &(f64, f64)| {
+        let inside = |&&(x, y): &&(f64, f64)| {
+            (left..=left + width).contains(&across(x)) && (top..=top + height).contains(&up(y))
+        };
+        shown().filter(inside).count()
+    };
+    let corners = [(right, TOP), (LEFT + 6.0, lower), (right, lower), (LEFT + 6.0, TOP)];
+    let (left, top) = corners.into_iter().min_by_key(covered).unwrap_or(corners[0]);
+    writeln!(
+        out,
+        "<rect x=\"{left:.1}\" y=\"{top:.1}\" width=\"{width:.1}\" height=\"{height}\" fill=\"#fff\" \
+         fill-opacity=\"0.8\"/>"
+    )?;
+    let left = left + 4.0;
     for (row, (colour, name)) in legend.into_iter().enumerate() {
-        let at = TOP + 16.0 + 20.0 * row as f64;
+        let at = top + 16.0 + 20.0 * row as f64;
         writeln!(out, "<path d=\"M{left:.1} {:.1}h24\" stroke=\"{colour}\" stroke-width=\"3\"/>", at - 4.5)?;
-        writeln!(out, "<text x=\"{:.1}\" y=\"{at}\">{}</text>", left + 32.0, escape(name))?;
+        writeln!(out, "<text x=\"{:.1}\" y=\"{at:.1}\">{}</text>", left + 32.0, escape(name))?;
     }
     writeln!(out, "</svg>")
 }

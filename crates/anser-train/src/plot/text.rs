@@ -18,7 +18,8 @@ pub(super) fn draw(chart: &Chart, width: usize, height: usize) -> String {
     let (x, y) = (Scale::new(xs, chart.x.log, false), Scale::new(ys, chart.y.log, true));
     let legend: Vec<String> = shown.iter().enumerate().map(|(at, s)| format!("{} {}", letter(at), s.name)).collect();
     let several = shown.len() > 1;
-    let rows = height - 4 - usize::from(several) + 1;
+    // The title, the axis, its numbers, its name.
+    let rows = height - 4;
     let ticks = y.ticks((rows / 3).clamp(2, 8));
     let margin = ticks.iter().map(|(_, label)| label.chars().count()).max().unwrap_or(0);
     let columns = width.saturating_sub(margin + 2).max(8);

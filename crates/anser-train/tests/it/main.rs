@@ -4,6 +4,8 @@ mod data;
 mod data_binidx;
 mod data_packed;
 mod data_text;
+mod plot;
 mod recipe;
 mod settings;
 mod tasks;
+mod trainer;
