@@ -63,10 +63,7 @@ impl FeedForward {
     /// As [`Weights::param`].
     pub fn new(mut weights: Weights<'_>, sizes: &Sizes) -> Result<FeedForward, Error> {
         let (c, f) = (sizes.width, sizes.ffn);
-        Ok(FeedForward {
-            key: Linear::new(weights.at("key"), f, c)?,
-            value: Linear::new(weights.at("value"), c, f)?,
-        })
+        Ok(FeedForward { key: Linear::new(weights.at("key"), f, c)?, value: Linear::new(weights.at("value"), c, f)? })
     }
 
     /// Adds the network of `norm(x)` to the stream.

@@ -32,13 +32,7 @@ const BASE: f64 = 10_000.0;
 ///
 /// # Panics
 /// When `heads` does not cut C into heads of an even number of channels, or `cu_seqlens` does not end at T.
-pub fn attention(
-    q: &Tensor<2>,
-    k: &Tensor<2>,
-    v: &Tensor<2>,
-    heads: usize,
-    cu_seqlens: &Arc<[usize]>,
-) -> Tensor<2> {
+pub fn attention(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, heads: usize, cu_seqlens: &Arc<[usize]>) -> Tensor<2> {
     let [rows, width] = q.dims();
     assert!(width.is_multiple_of(2 * heads), "{width} channels are no {heads} heads of an even number of channels");
     assert_eq!(cu_seqlens.last(), Some(&rows), "the last sequence ends at the last row");
@@ -62,9 +56,8 @@ pub fn attention_composite(
         let turns = Turns::new(len, n);
         let table = |values: Vec<f32>| Tensor::<3>::from_data(TensorData::new(values, [1, len, n / 2]), &device);
         let (cos, sin) = (table(turns.cos), table(turns.sin));
-        let cut = |x: &Tensor<2>| {
-            x.clone().slice([ends[0]..ends[1], 0..width]).reshape([len, heads, n]).swap_dims(0, 1)
-        };
+        let cut =
+            |x: &Tensor<2>| x.clone().slice([ends[0]..ends[1], 0..width]).reshape([len, heads, n]).swap_dims(0, 1);
         let rotate = |x: Tensor<3>| {
             let low = x.clone().slice([0..heads, 0..len, 0..n / 2]);
             let high = x.slice([0..heads, 0..len, n / 2..n]);

@@ -9,7 +9,7 @@ use anser_testkit::{Golden, assert_close, max_abs, write_weights};
 use burn::tensor::Device;
 
 /// The model of a golden file.
-fn model(name: &str) -> LanguageModel {
+pub(crate) fn model(name: &str) -> LanguageModel {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     write_weights(name, &path);
