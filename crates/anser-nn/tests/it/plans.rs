@@ -175,6 +175,19 @@ fn truncated_pieces_have_the_whole_loss() {
     }
 }
 
+/// Pieces that forget are sequences of their own.
+#[test]
+fn pieces_that_forget() {
+    let batch = batch(&LENS, 9);
+    for (name, model) in recurrent() {
+        let alone = gradients(&model, &cut(&batch, 16), &Plan::default());
+        let plan = Plan { chunk: Some(16), forget: true, ..Plan::default() };
+        let pieces = gradients(&model, &batch, &plan);
+        assert_close(name, &[pieces.loss], &[alone.loss], 1e-6 * alone.loss);
+        assert_same(name, &pieces.gradients, &alone.gradients, 1e-5);
+    }
+}
+
 /// Where only the last piece counts, the truncated gradient is that of the last piece given its initial state.
 #[test]
 fn the_last_piece_given_its_state() {
