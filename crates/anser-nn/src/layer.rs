@@ -7,16 +7,19 @@ use crate::error::Error;
 use crate::op::layer_norm::layer_norm;
 use crate::op::linear::{linear, linear_add};
 
+/// Returns the values of a tensor, row-major, by its official name and shape.
+pub type Read<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error> + 'a;
+
 /// Where a model under construction takes its values from: a checkpoint or an initialisation, by official names.
 pub struct Weights<'a> {
     device: &'a Device,
-    read: &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error>,
+    read: &'a mut Read<'a>,
     prefix: String,
 }
 
 impl<'a> Weights<'a> {
     /// `read(name, shape)` returns the values of a tensor, row-major; the parameters live on `device`.
-    pub fn new(device: &'a Device, read: &'a mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error>) -> Self {
+    pub fn new(device: &'a Device, read: &'a mut Read<'a>) -> Self {
         Weights { device, read, prefix: String::new() }
     }
 

@@ -11,7 +11,7 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("anser-engine", &["anser-checkpoint", "anser-kernels"]),
     ("anser-nn", &["anser-checkpoint", "anser-kernels"]),
     ("anser-train", &["anser-checkpoint", "anser-kernels", "anser-nn", "anser-tokenizer"]),
-    ("anser", &["anser-checkpoint", "anser-engine", "anser-kernels", "anser-tokenizer", "anser-train"]),
+    ("anser", &["anser-checkpoint", "anser-engine", "anser-kernels", "anser-nn", "anser-tokenizer", "anser-train"]),
     ("anser-testkit", &[]),
 ];
 

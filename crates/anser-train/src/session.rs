@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use anser_checkpoint::{Checkpoint, Dtype, Tensor, TokenizerHint, write_safetensors};
+use anser_checkpoint::{Checkpoint, Dtype, Tensor, TokenizerHint, Version, write_safetensors};
 use anser_nn::model::{LanguageModel, Sizes};
 use anser_nn::task::language::Plan;
 use anser_tokenizer::{Template, Tokenizer};
@@ -129,7 +129,7 @@ impl Session {
             true => Stream::MagicPrime(MagicPrime::new(&corpus, run.context, run.batch)?),
             false => Stream::Packed(Packed::new(&corpus, run.context, run.batch, run.seed)?),
         };
-        let (architecture, sizes) = sizes(&run, init.as_ref(), vocab)?;
+        let (architecture, sizes) = sizes_of(&run, init.as_ref(), vocab)?;
         let trainer = trainer(&run, &sizes, init.as_ref())?;
         let steps = run.total_steps(corpus.targets());
         let recipe = Recipe {
@@ -279,7 +279,7 @@ fn tokenizer(run: &Run, init: Option<&Checkpoint>) -> Result<Tokenizer, Error> {
     })
 }
 
-fn sizes(run: &Run, init: Option<&Checkpoint>, vocab: usize) -> Result<(Architecture, Sizes), Error> {
+fn sizes_of(run: &Run, init: Option<&Checkpoint>, vocab: usize) -> Result<(Architecture, Sizes), Error> {
     if let Some(init) = init {
         let config = init.config();
         return match Architecture::of(config.version) {
@@ -289,15 +289,27 @@ fn sizes(run: &Run, init: Option<&Checkpoint>, vocab: usize) -> Result<(Architec
     }
     let architecture = run.model.unwrap_or(Architecture::V7);
     let (layers, width) = (run.layers.unwrap_or(4), run.width.unwrap_or(256));
-    match architecture.version() {
-        Some(version) => {
-            Ok((architecture, (&init::sizes(version, vocab, layers, width, run.head_size, run.ffn)?).into()))
-        }
-        None => {
-            let ffn = run.ffn.unwrap_or(4 * width);
-            Ok((architecture, Sizes::transformer(vocab, layers, width, run.head_size.unwrap_or(64), ffn)))
-        }
-    }
+    Ok((architecture, sizes(architecture, vocab, layers, width, run.head_size, run.ffn)?))
+}
+
+/// The official sizes of a model, a transformer included.
+///
+/// # Errors
+/// As [`init::sizes`].
+pub fn sizes(
+    architecture: Architecture,
+    vocab: usize,
+    layers: usize,
+    width: usize,
+    head_size: Option<usize>,
+    ffn: Option<usize>,
+) -> Result<Sizes, Error> {
+    // The transformer has the sizes of a version with heads and a channel mix four times as wide.
+    let config = init::sizes(architecture.version().unwrap_or(Version::V7), vocab, layers, width, head_size, ffn)?;
+    Ok(match architecture.version() {
+        Some(_) => (&config).into(),
+        None => Sizes::transformer(vocab, layers, width, config.head_size, config.ffn),
+    })
 }
 
 /// The model and its state: from the last snapshot, a checkpoint, or the initial values.

@@ -26,6 +26,9 @@ pub struct Progress {
     pub seconds: f64,
     /// The best evaluation loss so far, in nats a token.
     pub best: Option<f64>,
+    /// Evaluations since then.
+    #[serde(default)]
+    pub worse: u64,
 }
 
 const PREFIX: &str = "step-";

@@ -147,7 +147,6 @@ impl Trainer {
         tell: &mut dyn FnMut(&Event) -> Result<(), Error>,
     ) -> Result<End, Error> {
         let mut saved = self.progress.step;
-        let mut worse = 0;
         let mut end = End::Finished;
         while self.progress.step < recipe.steps {
             let report = self.step(recipe, data)?;
@@ -156,20 +155,21 @@ impl Trainer {
             let stopped = stop.load(Ordering::Relaxed);
             let due = |every: u64| every > 0 && self.progress.step.is_multiple_of(every);
             let (eval, save) = (due(recipe.eval_every), due(recipe.save_every));
-            if (last || eval) && !stopped {
+            // Also when asked to stop: a run that goes on must have measured what an uninterrupted one has.
+            if last || eval {
                 let batches = data.evaluation()?;
                 if !batches.is_empty() {
                     let (loss, targets) = evaluate(self.model(), batches);
-                    let Progress { step, tokens, seconds, best } = self.progress;
+                    let Progress { step, tokens, seconds, best, .. } = self.progress;
                     tell(&Event::Metric(Entry::Eval { step, tokens, loss, targets, seconds }))?;
                     let better = best.is_none_or(|best| loss < best);
                     if better {
                         self.progress.best = Some(loss);
                     }
-                    worse = if better { 0 } else { worse + 1 };
+                    self.progress.worse = if better { 0 } else { self.progress.worse + 1 };
                 }
             }
-            let converged = recipe.patience.is_some_and(|patience| worse >= patience);
+            let converged = recipe.patience.is_some_and(|patience| self.progress.worse >= patience);
             if stopped || converged {
                 end = if stopped { End::Stopped } else { End::Converged };
             }

@@ -13,7 +13,7 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::error::Error;
-use crate::layer::{Linear, Norm, Weights};
+use crate::layer::{Linear, Norm, Read, Weights};
 use crate::mixer::{BlockState, Pass};
 use crate::op::embedding::embedding;
 
@@ -175,7 +175,7 @@ impl LanguageModel {
         sizes: &Sizes,
         device: &Device,
         has: &dyn Fn(&str) -> bool,
-        read: &mut dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error>,
+        read: &mut Read<'_>,
     ) -> Result<LanguageModel, Error> {
         let mut checked = |name: &str, shape: &[usize]| {
             let values = read(name, shape)?;

@@ -395,7 +395,6 @@ fn raw_backward_body<I: Isa>(n: usize, x: RawInputs<'_>, g: RawGradients<'_>, ou
     }
 }
 
-#[expect(clippy::extra_unused_type_parameters, reason = "the instruction set it is compiled for")]
 #[inline(always)]
 fn lean_backward_body<I: Isa>(
     [v, first, mix]: [&[f32]; 3],

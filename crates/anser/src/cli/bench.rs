@@ -1,4 +1,8 @@
-//! `anser bench`: tokens a second, memory and time to the first token, on a model or on random weights of a known size.
+//! `anser bench`: tokens a second, memory and time to the first token, on a model or on random weights of a known size;
+//! and the speed of training.
+
+#[cfg(feature = "train")]
+mod train;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,7 +26,8 @@ the median and the maximum of the rounds. Token choice is greedy and part of the
 
 Examples:
   anser bench --synthetic 0.1b --dtype bf16 --threads 2
-  anser bench model.pth --prefill 512 --decode 64 --batch 16 --repeat 5 --json")]
+  anser bench model.pth --prefill 512 --decode 64 --batch 16 --repeat 5 --json
+  anser bench --train --layers 12 --width 256 --repeat 5")]
 pub(crate) struct Args {
     /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
     #[arg(conflicts_with = "synthetic")]
@@ -59,6 +64,10 @@ pub(crate) struct Args {
     /// Print a JSON object
     #[arg(long)]
     json: bool,
+
+    #[cfg(feature = "train")]
+    #[command(flatten)]
+    train: train::TrainArgs,
 }
 
 fn counted() -> clap::builder::RangedI64ValueParser<u32> {
@@ -101,6 +110,10 @@ struct Machine {
 }
 
 pub(crate) fn run(args: Args) -> Result<()> {
+    #[cfg(feature = "train")]
+    if args.train.train {
+        return train::run(&args.train, args.threads, args.repeat, args.json);
+    }
     let interrupt = Interrupt::listen()?;
     let (name, source, storage): (String, Arc<dyn Source>, _) = match (&args.model, &args.synthetic) {
         (_, Some(size)) => {

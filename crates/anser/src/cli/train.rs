@@ -60,7 +60,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 /// the system, which then has to hand out (and zero) the same pages again: a tenth of a step.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
-fn keep_memory() {
+pub(super) fn keep_memory() {
     // SAFETY: mallopt changes thresholds of the allocator and nothing else.
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
@@ -70,7 +70,7 @@ fn keep_memory() {
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn keep_memory() {}
+pub(super) fn keep_memory() {}
 
 fn language_model(args: LmArgs) -> Result<()> {
     keep_memory();
