@@ -36,10 +36,3 @@ fn every_figure_is_there() {
     let text = sandbox.run(&args[..12]).text();
     assert!(text.contains("prefill 20") && text.contains("batch 3"), "{text}");
 }
-
-#[test]
-fn nothing_to_measure_is_wrong_usage() {
-    let sandbox = Sandbox::new();
-    let said = sandbox.run(&[&"bench"]).fails(2);
-    assert!(said.contains("--synthetic"), "{said}");
-}

@@ -7,8 +7,7 @@ use crate::util::{Sandbox, golden, settings, v7};
 #[test]
 fn main_errors() {
     let sandbox = Sandbox::new();
-    let cases: [(&str, i32, Vec<&dyn AsRef<OsStr>>); 8] = [
-        ("no_model", 2, vec![&"generate", &"--prompt", &"x"]),
+    let cases: [(&str, i32, Vec<&dyn AsRef<OsStr>>); 7] = [
         ("prompt_as_model", 2, vec![&"generate", &"Once upon a time"]),
         ("missing_file", 1, vec![&"generate", &"models/none.pth", &"--prompt", &"x"]),
         ("hub_name_without_prefix", 1, vec![&"info", &"owner/repo"]),

@@ -2,8 +2,20 @@
 
 use crate::util::{Sandbox, settings};
 
-const COMMANDS: [&str; 11] =
-    ["generate", "chat", "logits", "perplexity", "eval", "info", "state", "bench", "zoo", "completions", "man"];
+const COMMANDS: [&str; 12] = [
+    "generate",
+    "chat",
+    "logits",
+    "perplexity",
+    "eval",
+    "info",
+    "state",
+    "bench",
+    "zoo",
+    "train",
+    "completions",
+    "man",
+];
 
 #[test]
 fn help_texts() {
@@ -12,6 +24,9 @@ fn help_texts() {
         insta::assert_snapshot!("help", sandbox.run(&[&"--help"]).text());
         for command in COMMANDS {
             insta::assert_snapshot!(format!("help_{command}"), sandbox.run(&[&command, &"--help"]).text());
+        }
+        for task in ["lm", "tokenizer"] {
+            insta::assert_snapshot!(format!("help_train_{task}"), sandbox.run(&[&"train", &task, &"--help"]).text());
         }
         for action in ["inspect", "blend", "import", "export"] {
             let name = format!("help_state_{action}");

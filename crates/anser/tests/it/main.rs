@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod demo;
 mod eval;
 mod failures;
 mod generate;
@@ -11,4 +12,5 @@ mod hub;
 mod many;
 mod probes;
 mod state;
+mod train;
 mod util;
