@@ -87,15 +87,9 @@ fn equal_ffn(architecture: Architecture, scale: &Scale) -> Result<usize> {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let scale = match args.quick {
-        true => Scale {
-            layers: 2,
-            width: 128,
-            seeds: 1,
-            steps: 120,
-            batch: 8,
-            context: 128,
-            contexts: &[128, 512, 2048],
-        },
+        true => {
+            Scale { layers: 2, width: 128, seeds: 1, steps: 120, batch: 8, context: 128, contexts: &[128, 512, 2048] }
+        }
         false => Scale {
             layers: 4,
             width: 256,
@@ -110,8 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut records = Records::<Record>::open(&folder)?;
     for seed in 0..scale.seeds {
         for architecture in Architecture::ALL {
-            let done =
-                |r: &Record| matches!(r, Record::Loss { architecture: a, seed: s, .. } if (*a, *s) == (architecture, seed));
+            let done = |r: &Record| matches!(r, Record::Loss { architecture: a, seed: s, .. } if (*a, *s) == (architecture, seed));
             if records.all.iter().any(done) {
                 continue;
             }
@@ -124,9 +117,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     for &context in scale.contexts {
         for architecture in Architecture::ALL {
-            let done = |r: &Record| {
-                matches!(r, Record::Cost { architecture: a, context: c, .. } if (*a, *c) == (architecture, context))
-            };
+            let done = |r: &Record| matches!(r, Record::Cost { architecture: a, context: c, .. } if (*a, *c) == (architecture, context));
             if !records.all.iter().any(done) {
                 records.push(cost(architecture, context, &scale)?)?;
             }
@@ -214,7 +205,8 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<()> {
     }
     rates.sort_by(f64::total_cmp);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    let peak =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     let record = Record::Cost {
         architecture: args.architecture,
         context: args.context,
@@ -255,7 +247,8 @@ fn report(records: &[Record], scale: &Scale, folder: &Path) -> Result<()> {
         };
         let (mean, low, high) = at(first.len() - 1);
         table += &format!("| {architecture} | {parameters} | {mean:.3} ({low:.3} to {high:.3}) |\n");
-        let series = |points: Vec<(f64, f64)>, band| Series { name: architecture.to_string(), points, band, mark: Mark::Dots };
+        let series =
+            |points: Vec<(f64, f64)>, band| Series { name: architecture.to_string(), points, band, mark: Mark::Dots };
         let x = |i: usize| first[i].0 as f64;
         losses.push(series(
             (0..first.len()).map(|i| (x(i), at(i).0)).collect(),

@@ -54,8 +54,14 @@ pub(crate) fn spread(values: &[f64]) -> (f64, f64, f64) {
 
 /// The recipe of every model of an experiment.
 pub(crate) fn recipe(architecture: Architecture, steps: u64, lr: f64) -> Recipe {
-    let schedule =
-        Schedule { curve: Curve::Cosine, lr, lr_final: lr / 10.0, warmup: 20.min(steps), total: steps, decay_fraction: 0.2 };
+    let schedule = Schedule {
+        curve: Curve::Cosine,
+        lr,
+        lr_final: lr / 10.0,
+        warmup: 20.min(steps),
+        total: steps,
+        decay_fraction: 0.2,
+    };
     Recipe {
         architecture,
         layerwise: true,

@@ -20,7 +20,9 @@ pub enum Error {
         version: String,
     },
     /// A width that heads of this size do not fill, or a size that rotary positions cannot pair.
-    #[error("a transformer of width {width} cannot have heads of {head_size} channels: an even number that divides {width} is needed")]
+    #[error(
+        "a transformer of width {width} cannot have heads of {head_size} channels: an even number that divides {width} is needed"
+    )]
     Heads {
         /// Channels of the stream.
         width: usize,

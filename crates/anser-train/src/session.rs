@@ -179,12 +179,7 @@ impl Session {
         stop: &AtomicBool,
         tell: &mut dyn FnMut(&Event) -> Result<(), Error>,
     ) -> Result<End, Error> {
-        let data = Source {
-            stream: &self.stream,
-            corpus: &self.corpus,
-            valid: self.valid.as_ref(),
-            run: &self.run,
-        };
+        let data = Source { stream: &self.stream, corpus: &self.corpus, valid: self.valid.as_ref(), run: &self.run };
         let path = self.run.out.join("metrics.jsonl");
         let mut metrics = match self.trainer.progress.step {
             0 => Metrics::create(&path)?,

@@ -151,13 +151,7 @@ impl Operation for CrossEntropy {
         (vec![Array::new(vec![loss as f32], &[1])], if saving { vec![gx, g_head] } else { Vec::new() })
     }
 
-    fn backward(
-        &self,
-        _: &[&[f32]],
-        saved: Vec<Vec<f32>>,
-        outputs: &[Option<&[f32]>],
-        _: &[bool],
-    ) -> Vec<Gradient> {
+    fn backward(&self, _: &[&[f32]], saved: Vec<Vec<f32>>, outputs: &[Option<&[f32]>], _: &[bool]) -> Vec<Gradient> {
         let scale = outputs[0].map_or(0.0, |g| g[0]);
         let scaled = |mut g: Vec<f32>| {
             if scale != 1.0 {

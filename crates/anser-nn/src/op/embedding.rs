@@ -47,13 +47,7 @@ impl Operation for Embedding {
         (vec![Array::new(x, &[rows, width])], Vec::new())
     }
 
-    fn backward(
-        &self,
-        inputs: &[&[f32]],
-        _: Vec<Vec<f32>>,
-        outputs: &[Option<&[f32]>],
-        _: &[bool],
-    ) -> Vec<Gradient> {
+    fn backward(&self, inputs: &[&[f32]], _: Vec<Vec<f32>>, outputs: &[Option<&[f32]>], _: &[bool]) -> Vec<Gradient> {
         let Some(g) = outputs[0] else { return inputs.iter().map(|_| Gradient::None).collect() };
         let width = self.width;
         let mut g_table = vec![0.0; self.vocab * width];

@@ -63,13 +63,7 @@ impl Operation for Gate {
         (vec![Array::new(y, &[self.rows, self.width])], Vec::new())
     }
 
-    fn backward(
-        &self,
-        inputs: &[&[f32]],
-        _: Vec<Vec<f32>>,
-        outputs: &[Option<&[f32]>],
-        _: &[bool],
-    ) -> Vec<Gradient> {
+    fn backward(&self, inputs: &[&[f32]], _: Vec<Vec<f32>>, outputs: &[Option<&[f32]>], _: &[bool]) -> Vec<Gradient> {
         let Some(g) = outputs[0] else { return inputs.iter().map(|_| Gradient::None).collect() };
         let (mut gr, mut gv) = (buffer(g.len()), buffer(g.len()));
         for_pieces(&pool(), self.rows, [&mut gr, &mut gv], |rows, [gr, gv]| {

@@ -41,13 +41,7 @@ impl Operation for LayerNorm {
         (vec![Array::new(y, &[rows, self.width])], Vec::new())
     }
 
-    fn backward(
-        &self,
-        inputs: &[&[f32]],
-        _: Vec<Vec<f32>>,
-        outputs: &[Option<&[f32]>],
-        _: &[bool],
-    ) -> Vec<Gradient> {
+    fn backward(&self, inputs: &[&[f32]], _: Vec<Vec<f32>>, outputs: &[Option<&[f32]>], _: &[bool]) -> Vec<Gradient> {
         let (&[x, weight, _], Some(gy)) = (inputs, outputs[0]) else {
             return inputs.iter().map(|_| Gradient::None).collect();
         };
@@ -61,10 +55,6 @@ impl Operation for LayerNorm {
                 lanes::layer_norm_backward(level, gy, x, weight, self.eps, gx, g_weight, g_bias);
             }
         });
-        vec![
-            Gradient::Values(gx),
-            Gradient::Values(sums[..width].to_vec()),
-            Gradient::Values(sums[width..].to_vec()),
-        ]
+        vec![Gradient::Values(gx), Gradient::Values(sums[..width].to_vec()), Gradient::Values(sums[width..].to_vec())]
     }
 }

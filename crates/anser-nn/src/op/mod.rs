@@ -13,9 +13,9 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::flex::FlexTensor;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
@@ -23,7 +23,6 @@ use burn::backend::{
     Flex, TensorMetadata,
 };
 use burn::tensor::{FloatDType, Shape, Tensor, TensorData};
-
 
 pub mod attention;
 pub mod cross_entropy;
@@ -37,8 +36,8 @@ mod matmul;
 pub mod relu2;
 mod rows;
 pub mod seed;
-pub mod shift6;
 pub mod shift;
+pub mod shift6;
 pub mod wkv4;
 pub mod wkv5;
 pub mod wkv6;

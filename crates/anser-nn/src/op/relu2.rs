@@ -36,13 +36,7 @@ impl Operation for Relu2 {
         (vec![Array::new(y, &[self.rows, self.width])], Vec::new())
     }
 
-    fn backward(
-        &self,
-        inputs: &[&[f32]],
-        _: Vec<Vec<f32>>,
-        outputs: &[Option<&[f32]>],
-        _: &[bool],
-    ) -> Vec<Gradient> {
+    fn backward(&self, inputs: &[&[f32]], _: Vec<Vec<f32>>, outputs: &[Option<&[f32]>], _: &[bool]) -> Vec<Gradient> {
         let Some(gy) = outputs[0] else { return vec![Gradient::None] };
         let mut gx = buffer(gy.len());
         for_pieces(&pool(), self.rows, [&mut gx], |rows, [gx]| {

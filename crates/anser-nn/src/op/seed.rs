@@ -23,13 +23,7 @@ impl Operation for Seed {
         (vec![Array::new(vec![sum as f32], &[1])], Vec::new())
     }
 
-    fn backward(
-        &self,
-        inputs: &[&[f32]],
-        _: Vec<Vec<f32>>,
-        outputs: &[Option<&[f32]>],
-        _: &[bool],
-    ) -> Vec<Gradient> {
+    fn backward(&self, inputs: &[&[f32]], _: Vec<Vec<f32>>, outputs: &[Option<&[f32]>], _: &[bool]) -> Vec<Gradient> {
         let scale = outputs[0].map_or(0.0, |g| g[0]);
         vec![Gradient::Values(inputs[1].iter().map(|g| g * scale).collect()), Gradient::None]
     }

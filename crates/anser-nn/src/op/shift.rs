@@ -172,13 +172,7 @@ impl Operation for Shift {
         (arrays, Vec::new())
     }
 
-    fn backward(
-        &self,
-        inputs: &[&[f32]],
-        _: Vec<Vec<f32>>,
-        outputs: &[Option<&[f32]>],
-        _: &[bool],
-    ) -> Vec<Gradient> {
+    fn backward(&self, inputs: &[&[f32]], _: Vec<Vec<f32>>, outputs: &[Option<&[f32]>], _: &[bool]) -> Vec<Gradient> {
         let width = self.width;
         let rows = inputs[0].len() / width;
         let normal =
@@ -192,23 +186,23 @@ impl Operation for Shift {
         let state = Rows::new(&mut g_state, width);
         let mut gx = buffer(rows * width);
         // What row `row` passes to the row before it, and the mixes' gradients on the way.
-        let backward = |row: usize, now: &[f32], before: &[f32], g_now: &mut [f32], g_before: &mut [f32], g_mix: &mut [f32]| {
-            let (from, to) = self.ends(now, before);
-            for ((mix, g), g_mix) in mixes.iter().zip(g_mixed).zip(g_mix.chunks_exact_mut(width)) {
-                let Some(g) = g else { continue };
-                let g = &g[row * width..(row + 1) * width];
-                match self.toward {
-                    Toward::Previous => lanes::lerp_backward(level, g, from, to, mix, g_now, g_before, g_mix),
-                    Toward::Current => lanes::lerp_backward(level, g, from, to, mix, g_before, g_now, g_mix),
+        let backward =
+            |row: usize, now: &[f32], before: &[f32], g_now: &mut [f32], g_before: &mut [f32], g_mix: &mut [f32]| {
+                let (from, to) = self.ends(now, before);
+                for ((mix, g), g_mix) in mixes.iter().zip(g_mixed).zip(g_mix.chunks_exact_mut(width)) {
+                    let Some(g) = g else { continue };
+                    let g = &g[row * width..(row + 1) * width];
+                    match self.toward {
+                        Toward::Previous => lanes::lerp_backward(level, g, from, to, mix, g_now, g_before, g_mix),
+                        Toward::Current => lanes::lerp_backward(level, g, from, to, mix, g_before, g_now, g_mix),
+                    }
                 }
-            }
-        };
+            };
         let sums = sum_pieces(&pool(), rows, [&mut gx], (2 + mixes.len()) * width, |rows, [gx], sums| {
             let (g_norm, g_mix) = sums.split_at_mut(2 * width);
             let (g_weight, g_bias) = g_norm.split_at_mut(width);
             let mut unused = vec![0.0; g_mix.len()];
-            let [mut now, mut before, mut g_now, mut g_before, mut ignored] =
-                std::array::from_fn(|_| vec![0.0; width]);
+            let [mut now, mut before, mut g_now, mut g_before, mut ignored] = std::array::from_fn(|_| vec![0.0; width]);
             // What the row after this piece passes into it.
             let after = rows.end;
             if after * width < normal.x.len() && borders.first(after).is_none() {

@@ -57,12 +57,8 @@ pub struct Wkv7<'a> {
 /// The gated result [T, C] and the final states [S, H, key, value].
 pub fn wkv7(x: &Wkv7<'_>, eps: f32, cu_seqlens: &Arc<[usize]>) -> (Tensor<2>, Tensor<4>) {
     let [heads, head_size] = x.r_k.dims();
-    let op = Op {
-        heads: Heads { heads, head_size },
-        eps,
-        cu_seqlens: Arc::clone(cu_seqlens),
-        residual: x.first.is_some(),
-    };
+    let op =
+        Op { heads: Heads { heads, head_size }, eps, cu_seqlens: Arc::clone(cu_seqlens), residual: x.first.is_some() };
     let inputs = Inputs::new().with(x.r).with(x.w).with(x.k).with(x.v).with(x.a).with(x.g);
     let inputs = inputs.with(x.k_k).with(x.k_a).with(x.r_k).with(x.ln_weight).with(x.ln_bias).with(x.state);
     let inputs = match x.first {
@@ -194,7 +190,10 @@ impl Op {
                     level,
                     n,
                     [&x.w[from.clone()], &x.k[from.clone()], &x.a[from], x.k_k, x.k_a],
-                    [&mut decay[to.clone()], &mut k[to.clone()], &mut a[to.clone()], &mut b[to]],
+                    &mut decay[to.clone()],
+                    &mut k[to.clone()],
+                    &mut a[to.clone()],
+                    &mut b[to],
                 );
             }
         });
@@ -202,21 +201,31 @@ impl Op {
     }
 }
 
+// What is written is an argument of its own: only then does the compiler know that nothing else overlaps it, which it
+// must to vectorise.
 dispatch! {
     /// `v += (first - v) sigmoid(mix)`.
     fn lean(v: &mut [f32], first: &[f32], mix: &[f32]) = lean_body;
     /// From [w, k, a, k_k, k_a] to [decay, k', -kk, kk rate].
-    fn prepare_row(n: usize, x: [&[f32]; 5], out: [&mut [f32]; 4]) = prepare_row_body;
+    fn prepare_row(
+        n: usize, x: [&[f32]; 5], decay: &mut [f32], k: &mut [f32], a: &mut [f32], b: &mut [f32],
+    ) = prepare_row_body;
     /// Adds the bonus `v' sum(r k' r_k)` to a row.
     fn add_bonus(n: usize, x: [&[f32]; 4], out: &mut [f32]) = add_bonus_body;
     /// `x *= y`.
     fn multiply(x: &mut [f32], y: &[f32]) = multiply_body;
     /// From the gradient of a row of the result to those of g, of the norm's result, and, through the bonus, of r, k',
     /// v' and (added) r_k. x is [gout, g, norm + bonus, r, k', v', r_k].
-    fn bonus_backward(n: usize, x: [&[f32]; 7], gg: &mut [f32], gy: &mut [f32], out: [&mut [f32]; 4])
-        = bonus_backward_body;
-    /// From the gradients of what the kernel read to those of its raw inputs.
-    fn raw_backward(n: usize, x: RawInputs<'_>, g: RawGradients<'_>, out: RawOutputs<'_>) = raw_backward_body;
+    fn bonus_backward(
+        n: usize, x: [&[f32]; 7], gg: &mut [f32], gy: &mut [f32], gr: &mut [f32], gk: &mut [f32], gv: &mut [f32],
+        g_rk: &mut [f32],
+    ) = bonus_backward_body;
+    /// From the gradients of what the kernel read to those of its raw inputs: gw, gk, ga written, those of k_k and k_a
+    /// added. `g_kk` and `z` are scratch.
+    fn raw_backward(
+        n: usize, x: RawInputs<'_>, g: RawGradients<'_>, gw: &mut [f32], gk: &mut [f32], ga: &mut [f32],
+        gk_k: &mut [f32], gk_a: &mut [f32], g_kk: &mut [f32], z: &mut [f32],
+    ) = raw_backward_body;
     /// The gradients of `v' = v + (first - v) sigmoid(mix)`: from gv' in `gv` to gv in place, those of first and mix
     /// written. x is [v, first, mix].
     fn lean_backward(x: [&[f32]; 3], gv: &mut [f32], g_first: &mut [f32], g_mix: &mut [f32]) = lean_backward_body;
@@ -247,8 +256,33 @@ fn dot<I: Isa>(x: &[f32], y: &[f32]) -> f32 {
     tree(sums)
 }
 
+/// The sum of x y z over one head.
 #[inline(always)]
-fn prepare_row_body<I: Isa>(n: usize, [w, k, a, k_k, k_a]: [&[f32]; 5], [decay, k_out, a_out, b_out]: [&mut [f32]; 4]) {
+fn dot3<I: Isa>(x: &[f32], y: &[f32], z: &[f32]) -> f32 {
+    let mut sums = [0.0f32; LANES];
+    let (x, x_rest) = x.as_chunks::<LANES>();
+    let (y, y_rest) = y.as_chunks::<LANES>();
+    let (z, z_rest) = z.as_chunks::<LANES>();
+    for ((x, y), z) in x.iter().zip(y).zip(z) {
+        for lane in 0..LANES {
+            sums[lane] = I::fma(x[lane] * y[lane], z[lane], sums[lane]);
+        }
+    }
+    for (((sum, x), y), z) in sums.iter_mut().zip(x_rest).zip(y_rest).zip(z_rest) {
+        *sum = I::fma(x * y, *z, *sum);
+    }
+    tree(sums)
+}
+
+#[inline(always)]
+fn prepare_row_body<I: Isa>(
+    n: usize,
+    [w, k, a, k_k, k_a]: [&[f32]; 5],
+    decay: &mut [f32],
+    k_out: &mut [f32],
+    a_out: &mut [f32],
+    b_out: &mut [f32],
+) {
     let width = w.len();
     let (k, a, k_k, k_a) = (&k[..width], &a[..width], &k_k[..width], &k_a[..width]);
     let (decay, k_out) = (&mut decay[..width], &mut k_out[..width]);
@@ -275,11 +309,7 @@ fn add_bonus_body<I: Isa>(n: usize, [r, k, v, r_k]: [&[f32]; 4], out: &mut [f32]
     for (h, out) in out.chunks_exact_mut(n).enumerate() {
         let head = h * n..(h + 1) * n;
         let (r, k, v, r_k) = (&r[head.clone()], &k[head.clone()], &v[head.clone()], &r_k[head]);
-        let mut sums = [0.0f32; LANES];
-        for c in 0..n {
-            sums[c % LANES] = I::fma(r[c] * k[c], r_k[c], sums[c % LANES]);
-        }
-        let bonus = tree(sums);
+        let bonus = dot3::<I>(r, k, r_k);
         for c in 0..n {
             out[c] = I::fma(v[c], bonus, out[c]);
         }
@@ -300,9 +330,13 @@ fn bonus_backward_body<I: Isa>(
     [g_out, g, normed, r, k, v, r_k]: [&[f32]; 7],
     gg: &mut [f32],
     gy: &mut [f32],
-    [gr, gk, gv, g_rk]: [&mut [f32]; 4],
+    gr: &mut [f32],
+    gk: &mut [f32],
+    gv: &mut [f32],
+    g_rk: &mut [f32],
 ) {
     let width = g_out.len();
+    let (g, normed, gg, gy) = (&g[..width], &normed[..width], &mut gg[..width], &mut gy[..width]);
     for c in 0..width {
         gg[c] = g_out[c] * normed[c];
         gy[c] = g_out[c] * g[c];
@@ -312,11 +346,7 @@ fn bonus_backward_body<I: Isa>(
         let (r, k, v, r_k) = (&r[head.clone()], &k[head.clone()], &v[head.clone()], &r_k[head.clone()]);
         let (gr, gk, gv) = (&mut gr[head.clone()], &mut gk[head.clone()], &mut gv[head.clone()]);
         let (g_rk, gy) = (&mut g_rk[head.clone()], &gy[head]);
-        let mut sums = [0.0f32; LANES];
-        for c in 0..n {
-            sums[c % LANES] = I::fma(r[c] * k[c], r_k[c], sums[c % LANES]);
-        }
-        let (bonus, g_bonus) = (tree(sums), dot::<I>(gy, v));
+        let (bonus, g_bonus) = (dot3::<I>(r, k, r_k), dot::<I>(gy, v));
         for c in 0..n {
             gv[c] = gy[c] * bonus;
             gr[c] = g_bonus * k[c] * r_k[c];
@@ -347,48 +377,49 @@ struct RawGradients<'a> {
     b: &'a [f32],
 }
 
-/// One row of the gradients it writes, and the sums it adds to.
-struct RawOutputs<'a> {
-    w: &'a mut [f32],
-    k: &'a mut [f32],
-    a: &'a mut [f32],
-    k_k: &'a mut [f32],
-    k_a: &'a mut [f32],
-}
-
 #[inline(always)]
-fn raw_backward_body<I: Isa>(n: usize, x: RawInputs<'_>, g: RawGradients<'_>, out: RawOutputs<'_>) {
+fn raw_backward_body<I: Isa>(
+    n: usize,
+    x: RawInputs<'_>,
+    g: RawGradients<'_>,
+    out_w: &mut [f32],
+    out_k: &mut [f32],
+    out_a: &mut [f32],
+    out_kk: &mut [f32],
+    out_ka: &mut [f32],
+    g_kk: &mut [f32],
+    z: &mut [f32],
+) {
     let width = x.w.len();
+    let (w, k, a, k_k) = (x.w, &x.k[..width], &x.a[..width], &x.k_k[..width]);
+    let (k_a, decay, minus_kk) = (&x.k_a[..width], &x.decay[..width], &x.minus_kk[..width]);
+    let (g_decay, g_k, g_minus, g_b) = (&g.decay[..width], &g.k[..width], &g.minus_kk[..width], &g.b[..width]);
+    let (out_w, out_k, out_a) = (&mut out_w[..width], &mut out_k[..width], &mut out_a[..width]);
+    let (out_kk, out_ka) = (&mut out_kk[..width], &mut out_ka[..width]);
+    let (g_kk, z) = (&mut g_kk[..width], &mut z[..width]);
+    for c in 0..width {
+        let s = sigmoid1::<I>(w[c]);
+        out_w[c] = g_decay[c] * decay[c] * (-SLOWEST) * s * (1.0 - s);
+        let rate = sigmoid1::<I>(a[c]);
+        let g_rate = I::fma(g_k[c] * k[c], k_a[c], -g_b[c] * minus_kk[c]);
+        out_a[c] = g_rate * rate * (1.0 - rate);
+        out_ka[c] = I::fma(g_k[c] * k[c], rate - 1.0, out_ka[c]);
+        // The direct way through k' here, the way through kk below.
+        out_k[c] = g_k[c] * I::fma(rate - 1.0, k_a[c], 1.0);
+        g_kk[c] = I::fma(g_b[c], rate, -g_minus[c]);
+        z[c] = k[c] * k_k[c];
+    }
     for start in (0..width).step_by(n) {
         let head = start..start + n;
-        let [w, k, a, k_k, k_a, decay, minus_kk] =
-            [x.w, x.k, x.a, x.k_k, x.k_a, x.decay, x.minus_kk].map(|s| &s[head.clone()]);
-        let [g_decay, g_k, g_minus, g_b] = [g.decay, g.k, g.minus_kk, g.b].map(|s| &s[head.clone()]);
-        let (out_w, out_k, out_a) =
-            (&mut out.w[head.clone()], &mut out.k[head.clone()], &mut out.a[head.clone()]);
-        let (out_kk, out_ka) = (&mut out.k_k[head.clone()], &mut out.k_a[head.clone()]);
-        let (mut along, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
-        for c in 0..n {
-            let s = sigmoid1::<I>(w[c]);
-            out_w[c] = g_decay[c] * decay[c] * (-SLOWEST) * s * (1.0 - s);
-            let (rate, kk, z) = (sigmoid1::<I>(a[c]), -minus_kk[c], k[c] * k_k[c]);
-            let g_rate = I::fma(g_b[c], kk, g_k[c] * k[c] * k_a[c]);
-            out_a[c] = g_rate * rate * (1.0 - rate);
-            out_ka[c] = I::fma(g_k[c] * k[c], rate - 1.0, out_ka[c]);
-            let g_kk = I::fma(g_b[c], rate, -g_minus[c]);
-            // The direct way through k' now, the way through kk below.
-            out_k[c] = g_k[c] * I::fma(rate - 1.0, k_a[c], 1.0);
-            along[c % LANES] = I::fma(kk, g_kk, along[c % LANES]);
-            square[c % LANES] = I::fma(z, z, square[c % LANES]);
-        }
-        let norm = tree(square).sqrt();
+        let (k, k_k, minus_kk) = (&k[head.clone()], &k_k[head.clone()], &minus_kk[head.clone()]);
+        let (g_kk, z) = (&g_kk[head.clone()], &z[head.clone()]);
+        let (out_k, out_kk) = (&mut out_k[head.clone()], &mut out_kk[head]);
+        let norm = dot::<I>(z, z).sqrt();
         let scale = 1.0 / norm.max(1e-12);
         // Below the floor the norm is a constant, and kk no longer of length 1.
-        let along = if norm > 1e-12 { tree(along) } else { 0.0 };
+        let along = if norm > 1e-12 { dot::<I>(minus_kk, g_kk) } else { 0.0 };
         for c in 0..n {
-            let (rate, kk) = (sigmoid1::<I>(a[c]), -minus_kk[c]);
-            let g_kk = I::fma(g_b[c], rate, -g_minus[c]);
-            let gz = (g_kk - kk * along) * scale;
+            let gz = I::fma(-minus_kk[c], along, g_kk[c]) * scale;
             out_k[c] = I::fma(gz, k_k[c], out_k[c]);
             out_kk[c] = I::fma(gz, k[c], out_kk[c]);
         }
@@ -396,12 +427,7 @@ fn raw_backward_body<I: Isa>(n: usize, x: RawInputs<'_>, g: RawGradients<'_>, ou
 }
 
 #[inline(always)]
-fn lean_backward_body<I: Isa>(
-    [v, first, mix]: [&[f32]; 3],
-    gv: &mut [f32],
-    g_first: &mut [f32],
-    g_mix: &mut [f32],
-) {
+fn lean_backward_body<I: Isa>([v, first, mix]: [&[f32]; 3], gv: &mut [f32], g_first: &mut [f32], g_mix: &mut [f32]) {
     let n = gv.len();
     let (v, first, mix) = (&v[..n], &first[..n], &mix[..n]);
     let (g_first, g_mix) = (&mut g_first[..n], &mut g_mix[..n]);
@@ -490,13 +516,14 @@ impl Operation for Op {
                     [g_out, g, &normed, r, k, v, x.r_k],
                     &mut gg[to.clone()],
                     &mut g_normed,
-                    [&mut gr[to.clone()], &mut gk[to.clone()], &mut gv[to.clone()], g_rk],
+                    &mut gr[to.clone()],
+                    &mut gk[to.clone()],
+                    &mut gv[to.clone()],
+                    g_rk,
                 );
                 let (y, gy) = (&y[from], &mut gy[to]);
                 let heads = heads.heads;
-                lanes::group_norm_backward(
-                    level, heads, &g_normed, y, x.ln_weight, self.eps, gy, g_weight, g_bias,
-                );
+                lanes::group_norm_backward(level, heads, &g_normed, y, x.ln_weight, self.eps, gy, g_weight, g_bias);
             }
         });
 
@@ -542,7 +569,7 @@ impl Operation for Op {
                 lean_backward(level, x, gv, g_first, g_mix);
             }
             let (k_k, k_a) = sums.split_at_mut(width);
-            let mut gk_raw = vec![0.0; width];
+            let [mut gk_raw, mut g_kk, mut z] = std::array::from_fn(|_| vec![0.0; width]);
             for (own, row) in rows.enumerate() {
                 let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
                 let [w, k, a, decay, minus_kk] = [x.w, x.k, x.a, &p.decay, &p.a].map(|s| &s[from.clone()]);
@@ -552,7 +579,13 @@ impl Operation for Op {
                     n,
                     RawInputs { w, k, a, k_k: x.k_k, k_a: x.k_a, decay, minus_kk },
                     RawGradients { decay: g_decay, k: &gk[to.clone()], minus_kk: g_minus, b: g_b },
-                    RawOutputs { w: &mut gw[to.clone()], k: &mut gk_raw, a: &mut ga[to.clone()], k_k, k_a },
+                    &mut gw[to.clone()],
+                    &mut gk_raw,
+                    &mut ga[to.clone()],
+                    k_k,
+                    k_a,
+                    &mut g_kk,
+                    &mut z,
                 );
                 gk[to].copy_from_slice(&gk_raw);
             }

@@ -289,8 +289,7 @@ fn what_cannot_be_is_refused() {
     });
     anser_checkpoint::write_safetensors(&bad, &tensors, &[]).unwrap();
     let byte = Some(anser_train::settings::TokenizerChoice::Byte);
-    let with_init =
-        Settings { init: Some(bad), layers: None, width: None, tokenizer: byte, ..base.clone() };
+    let with_init = Settings { init: Some(bad), layers: None, width: None, tokenizer: byte, ..base.clone() };
     let text = refused(&with_init);
     // The vocabulary of 64 tokens is too small for bytes, which is found first: both are errors, not panics.
     assert!(text.contains("vocabulary") || text.contains("blocks.0.att.key.weight"), "{text}");

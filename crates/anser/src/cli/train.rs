@@ -1,14 +1,17 @@
 //! `anser train`: models from text.
 
 use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use anser_tokenizer::{Template, Tokenizer, train_bpe};
+use anser_train::data::{Corpus, LoadOptions};
 use anser_train::metrics::{self, Entry};
 use anser_train::plot::loss_curve;
 use anser_train::session::Session;
 use anser_train::settings::Settings;
 use anser_train::trainer::{End, Event};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Subcommand;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -26,6 +29,72 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     Lm(Box<LmArgs>),
+    Tokenizer(TokenizerArgs),
+}
+
+/// Learn a byte-level BPE vocabulary from text
+#[derive(clap::Args)]
+#[command(after_help = "\
+Any text can be encoded with the result and decodes to itself; token 0 ends a document.
+
+Example:
+  anser train tokenizer --data stories.jsonl --vocab 2048 --out tokenizer.json
+  anser train lm --data stories.jsonl --tokenizer tokenizer.json --out run")]
+struct TokenizerArgs {
+    /// Text to learn from: .txt, .jsonl (`text`), folders or patterns of them
+    #[arg(long, num_args = 1.., required = true, value_name = "PATH")]
+    data: Vec<PathBuf>,
+
+    /// Tokens, at least 257: the bytes and the end of a document
+    #[arg(long, value_name = "N", default_value_t = 4096)]
+    vocab: usize,
+
+    /// The file to write
+    #[arg(long, value_name = "FILE", default_value = "tokenizer.json")]
+    out: PathBuf,
+
+    /// Print a JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+fn tokenizer(args: &TokenizerArgs) -> Result<()> {
+    // Bytes as tokens: whatever a model learns from, a vocabulary can.
+    let options = LoadOptions { tokenizer: Tokenizer::byte(), template: Template::World, separator: None, vocab: 256 };
+    let mut reading: Option<Progress> = None;
+    let corpus = Corpus::load(&args.data, &options, &mut |loading| {
+        reading.get_or_insert_with(|| Progress::new("reading", loading.total, "bytes")).set(loading.bytes);
+    })?;
+    drop(reading);
+    let mut texts = Vec::new();
+    for document in 0..corpus.documents() {
+        let bytes: Vec<u8> = corpus.document(document)?.into_iter().map(|token| token as u8).collect();
+        texts.push(String::from_utf8_lossy(&bytes).into_owned());
+    }
+    let bytes: usize = texts.iter().map(String::len).sum();
+    let mut progress = Progress::new("learning", bytes as u64, "bytes");
+    let file = train_bpe(texts.iter(), args.vocab, |done| progress.set(done))?;
+    drop(progress);
+    let learned = Tokenizer::from_bytes(&file, None)?;
+    let mut tokens = 0;
+    for text in &texts {
+        tokens += learned.encode(text.as_bytes())?.len();
+    }
+    write_whole(&args.out, &file)?;
+    let (vocab, rate) = (learned.vocab_size(), bytes as f64 / tokens.max(1) as f64);
+    if args.json {
+        return output::json(&json!({
+            "out": args.out, "vocab": vocab, "bytes": bytes, "tokens": tokens, "bytes_per_token": rate,
+        }));
+    }
+    output::text(&format!("{}: {vocab} tokens, {rate:.2} bytes a token on this text\n", args.out.display()))
+}
+
+/// The file appears whole or not at all.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let beside = path.with_extension("part");
+    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
+    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Train a language model on text
@@ -53,6 +122,7 @@ struct LmArgs {
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Lm(args) => language_model(*args),
+        Command::Tokenizer(args) => tokenizer(&args),
     }
 }
 
@@ -112,7 +182,10 @@ fn language_model(args: LmArgs) -> Result<()> {
     let out = session.run.out.display();
     match end {
         End::Stopped => {
-            eprintln!("stopped after step {}; anser train lm --out {out} --resume goes on", session.trainer.progress.step);
+            eprintln!(
+                "stopped after step {}; anser train lm --out {out} --resume goes on",
+                session.trainer.progress.step
+            );
             return Err(Interrupted.into());
         }
         End::Converged => eprintln!("the held-out loss no longer falls: stopped"),
