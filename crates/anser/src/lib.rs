@@ -41,4 +41,8 @@ pub mod demo;
 pub use anser_checkpoint as checkpoint;
 pub use anser_engine as engine;
 pub use anser_kernels as kernels;
+#[cfg(feature = "train")]
+pub use anser_nn as nn;
 pub use anser_tokenizer as tokenizer;
+#[cfg(feature = "train")]
+pub use anser_train as train;

@@ -3,5 +3,6 @@
 
 mod composite;
 mod golden;
+mod lora;
 mod plans;
 mod states;

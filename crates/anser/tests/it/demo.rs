@@ -122,3 +122,29 @@ fn chat_tells_stories() {
     let (_, talk) = chat("Hello\n", &[&"--template", &"world"]);
     assert!(talk.contains("world template"), "{talk}");
 }
+
+#[cfg(feature = "train")]
+#[test]
+fn both_executions_agree_on_it() {
+    use anser::engine::{Batch, Executor, LoadOptions, Logits, Storage, load};
+    use anser_nn::gradients::values;
+    use anser_nn::model::LanguageModel;
+
+    let text = "Once upon a time there was a goose who could not find her way home.\n\n\"Dear me,\" said she, ";
+    let tokens = demo::tokenizer().unwrap().encode(text.repeat(4).as_bytes()).unwrap();
+    let borders = [0, tokens.len()];
+    let checkpoint = demo::checkpoint(&OpenOptions::default()).unwrap();
+
+    let model = LanguageModel::load(&checkpoint, &anser_nn::cpu()).unwrap().without_graph();
+    let x = model.forward(&tokens.clone().into(), &borders.into(), &mut model.initial_states(1));
+    let trained = values(model.logits(&x));
+
+    let mut exec = Executor::new(1);
+    let options = LoadOptions { storage: Some(Storage::F32) };
+    let model = load(std::sync::Arc::new(checkpoint), &exec, &options).unwrap();
+    let (mut state, mut logits) = (model.new_state(), Vec::new());
+    let batch = Batch { tokens: &tokens, cu_seqlens: &borders, logits: Logits::All };
+    model.forward(&mut exec, &batch, &mut [&mut state], &mut logits).unwrap();
+    let bound = 3e-5 * anser_testkit::max_abs(&logits);
+    anser_testkit::assert_close("logits of the demo model", &trained, &logits, bound);
+}
