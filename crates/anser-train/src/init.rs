@@ -262,7 +262,7 @@ impl Place {
     }
 
     /// 0 at the first channel to 1 at the last.
-    fn to_one(&self, channel: usize) -> f64 {
+    fn up_to_one(&self, channel: usize) -> f64 {
         channel as f64 / self.width.saturating_sub(1).max(1) as f64
     }
 
@@ -280,7 +280,7 @@ impl Place {
     /// `from + (to - from) (i / (C-1))^(0.7 + 1.3 up)`
     fn decay(self, from: f64, to: f64) -> Start {
         let power = 0.7 + 1.3 * self.up;
-        Start::each(move |i| from + (to - from) * self.to_one(i).powf(power))
+        Start::each(move |i| from + (to - from) * self.up_to_one(i).powf(power))
     }
 }
 
@@ -311,7 +311,7 @@ fn v5_and_v6(at: &Place, parameter: &str) -> Option<Start> {
         "att.key.weight" | "att.gate.weight" => Start::Orthogonal(0.1),
         "ffn.receptance.weight" => Start::Fill(0.0),
         "att.time_decay" => at.decay(-6.0, -1.0),
-        "att.time_faaaa" => Start::each(move |i| at.up * (1.0 - at.to_one(i)) + 0.1 * zigzag(i)),
+        "att.time_faaaa" => Start::each(move |i| at.up * (1.0 - at.up_to_one(i)) + 0.1 * zigzag(i)),
         _ => return None,
     })
 }
@@ -340,7 +340,7 @@ fn v6(at: &Place, parameter: &str) -> Option<Start> {
 fn v7(at: &Place, parameter: &str, shape: &[usize], tall: impl Fn(&[usize]) -> f64) -> Option<Start> {
     let at = *at;
     // -0.5 at the first channel to 0.5 at the last.
-    let linear = move |i| at.to_one(i) - 0.5;
+    let linear = move |i| at.up_to_one(i) - 0.5;
     // -1 at a head's first channel to 1 at its last, squared with the sign kept.
     let within_head = move |i: usize| {
         let half = (at.head_size.saturating_sub(1)) as f64 / 2.0;
@@ -356,7 +356,7 @@ fn v7(at: &Place, parameter: &str, shape: &[usize], tall: impl Fn(&[usize]) -> f
         "ffn.x_k" => at.unshift(at.down.powi(4), 0.0),
         "att.w0" => {
             let power = 1.0 + at.up.powf(0.3);
-            Start::each(move |i| -5.5 + 6.0 * at.to_one(i).powf(power) + 2.5 * within_head(i))
+            Start::each(move |i| -5.5 + 6.0 * at.up_to_one(i).powf(power) + 2.5 * within_head(i))
         }
         "att.a0" => Start::each(move |i| -0.19 + 0.3 * within_head(i) + 0.4 * linear(i)),
         "att.v0" => Start::each(move |i| 0.73 - 0.4 * linear(i)),

@@ -21,11 +21,7 @@ fn an_update_is_its_product_added_to_the_matrix() {
     let (weight, down, up) = (draw(12, 16), draw(3, 16), draw(12, 3));
     let linear = Linear {
         weight: Param::from_tensor(weight.clone()),
-        lora: Some(Lora {
-            down: Param::from_tensor(down.clone()),
-            up: Param::from_tensor(up.clone()),
-            scale: SCALE,
-        }),
+        lora: Some(Lora { down: Param::from_tensor(down.clone()), up: Param::from_tensor(up.clone()), scale: SCALE }),
     };
     let y = linear.forward(&x);
     let mut graph = seed(&y, &g).backward();

@@ -76,7 +76,7 @@ fn written(x: f64, step: f64, largest: f64) -> String {
     if size < step.abs() * 1e-6 {
         return "0".into();
     }
-    if size < 1e-3 || size >= 1e13 {
+    if !(1e-3..1e13).contains(&size) {
         let text = format!("{x:.2e}");
         let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
         return format!("{}e{exponent}", digits.trim_end_matches('0').trim_end_matches('.'));

@@ -1,4 +1,5 @@
 //! Tests of the training crate.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod data;
 mod data_binidx;
