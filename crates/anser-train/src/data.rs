@@ -24,13 +24,13 @@ pub use packed::Packed;
 /// One training batch: sequences packed one after the other.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
-    /// What the model reads. [ΣT]
+    /// What the model reads. `[ΣT]`
     pub tokens: Vec<u32>,
-    /// What it should say: the token after each. [ΣT]
+    /// What it should say: the token after each. `[ΣT]`
     pub targets: Vec<u32>,
-    /// 1 where the target counts in the loss, 0 where it does not. [ΣT]
+    /// 1 where the target counts in the loss, 0 where it does not. `[ΣT]`
     pub weights: Vec<f32>,
-    /// Where sequences begin, and ΣT. Neither shift nor state crosses these borders. [S + 1]
+    /// Where sequences begin, and ΣT. Neither shift nor state crosses these borders. `[S + 1]`
     pub cu_seqlens: Vec<usize>,
 }
 

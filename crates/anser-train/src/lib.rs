@@ -2,6 +2,7 @@
 
 pub mod data;
 mod error;
+pub mod files;
 pub mod groups;
 pub mod init;
 pub mod metrics;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::Error;
+use crate::files::write_whole;
 
 /// One line. Losses are in nats a token; a number that is not finite is written as `null` and read as NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,16 +97,12 @@ impl Metrics {
     /// As [`read`], and [`Error::Io`].
     pub fn resume(path: &Path, step: u64) -> Result<Metrics, Error> {
         if path.exists() {
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            let mut kept = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
             let mut lines = String::new();
             for entry in read(path)?.iter().filter(|entry| entry.step() <= step) {
                 lines += &entry.line(path)?;
                 lines.push('\n');
             }
-            kept.write_all(lines.as_bytes()).map_err(Error::io(path))?;
-            kept.as_file().sync_all().map_err(Error::io(path))?;
-            kept.persist(path).map_err(|e| Error::Io { file: path.into(), source: e.error })?;
+            write_whole(path, lines.as_bytes())?;
         }
         let file = OpenOptions::new().create(true).append(true).open(path).map_err(Error::io(path))?;
         Ok(Metrics { path: path.into(), file })

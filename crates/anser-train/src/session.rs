@@ -15,6 +15,7 @@ use anser_tokenizer::{Template, Tokenizer};
 
 use crate::Error;
 use crate::data::{Batch, Corpus, Fingerprint, LoadOptions, MagicPrime, Packed, Progress as Loading};
+use crate::files::write_whole;
 use crate::groups::Architecture;
 use crate::init;
 use crate::metrics::{self, Metrics};
@@ -158,12 +159,12 @@ impl Session {
         };
         fs::create_dir_all(&run.out).map_err(Error::io(&run.out))?;
         let fingerprints = serde_json::to_vec_pretty(corpus.fingerprints()).unwrap_or_default();
-        write(&run.out.join("data.json"), &fingerprints)?;
-        write(&run.out.join("run.toml"), run.to_toml()?.as_bytes())?;
+        write_whole(&run.out.join("data.json"), &fingerprints)?;
+        write_whole(&run.out.join("run.toml"), run.to_toml()?.as_bytes())?;
         if let Some(file) = tokenizer_file(&run, init.as_ref()) {
             let to = run.out.join("tokenizer.json");
             if file != to {
-                write(&to, &fs::read(&file).map_err(Error::io(&file))?)?;
+                write_whole(&to, &fs::read(&file).map_err(Error::io(&file))?)?;
             }
         }
         let bytes_per_token = bytes_per_token(&tokenizer, &held_out(valid.as_ref(), &run)?);
@@ -186,11 +187,12 @@ impl Session {
             step => Metrics::resume(&path, step)?,
         };
         let picture = self.run.out.join("loss.svg");
-        let title = format!("{} on {}", self.architecture, self.corpus.name());
+        let names = self.run.data.iter().filter_map(|path| path.file_name()).map(|name| name.to_string_lossy());
+        let title = format!("{} on {}", self.architecture, names.collect::<Vec<_>>().join(", "));
         let mut keep = |event: &Event| {
             match event {
                 Event::Metric(entry) => metrics.append(entry)?,
-                Event::Saved(_) => write(&picture, loss_curve(&title, &metrics::read(&path)?).svg().as_bytes())?,
+                Event::Saved(_) => write_whole(&picture, loss_curve(&title, &metrics::read(&path)?).svg().as_bytes())?,
             }
             tell(event)
         };
@@ -224,14 +226,6 @@ fn rows(tokenizer: &Tokenizer) -> usize {
         Tokenizer::World(_) => 65536,
         other => other.vocab_size(),
     }
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(folder).map_err(Error::io(path))?;
-    std::io::Write::write_all(&mut file, bytes).map_err(Error::io(path))?;
-    file.persist(path).map_err(|error| Error::io(path)(error.error))?;
-    Ok(())
 }
 
 /// Fails when the run began with other data.

@@ -20,9 +20,9 @@ use crate::threads::pool;
 /// What the next tokens are, and how much each counts.
 #[derive(Clone, Debug)]
 pub struct Targets {
-    /// The next token of every row, [T].
+    /// The next token of every row, `[T]`.
     pub tokens: Arc<[u32]>,
-    /// How much each row counts, [T]; 0 where the target is masked.
+    /// How much each row counts, `[T]`; 0 where the target is masked.
     pub weights: Arc<[f32]>,
     /// What the weighted sum is divided by: the sum of all weights of an optimiser step, so that micro-batches add up
     /// to one batch.

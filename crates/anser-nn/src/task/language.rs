@@ -19,7 +19,7 @@ use crate::op::seed::seed;
 /// Packed sequences and what follows each of their tokens.
 #[derive(Clone, Debug)]
 pub struct Packed {
-    /// [ΣT].
+    /// `[ΣT]`.
     pub tokens: Arc<[u32]>,
     /// Borders of the S sequences, S + 1 numbers.
     pub cu_seqlens: Arc<[usize]>,

@@ -1,7 +1,7 @@
 //! Token files of Megatron: `NAME.bin` holds the tokens, `NAME.idx` where each document begins.
 //!
 //! `NAME.idx`, little-endian: magic `MMIDIDX\0\0`, u64 version 1, u8 token type, u64 number I of items, u64 number D of
-//! document borders, i32 sizes[I] in tokens, i64 pointers[I] in bytes, i64 borders[D] in items, the first of them 0.
+//! document borders, i32 sizes `[I]` in tokens, i64 pointers `[I]` in bytes, i64 borders `[D]` in items, the first of them 0.
 
 use std::ffi::OsString;
 use std::fs::File;

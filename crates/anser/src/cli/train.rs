@@ -1,17 +1,18 @@
 //! `anser train`: models from text.
 
 use std::io::IsTerminal;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anser_tokenizer::{Template, Tokenizer, train_bpe};
 use anser_train::data::{Corpus, LoadOptions};
+use anser_train::files::write_whole;
 use anser_train::metrics::{self, Entry};
 use anser_train::plot::loss_curve;
 use anser_train::session::Session;
 use anser_train::settings::Settings;
 use anser_train::trainer::{End, Event};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Subcommand;
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;
@@ -88,13 +89,6 @@ fn tokenizer(args: &TokenizerArgs) -> Result<()> {
         }));
     }
     output::text(&format!("{}: {vocab} tokens, {rate:.2} bytes a token on this text\n", args.out.display()))
-}
-
-/// The file appears whole or not at all.
-fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let beside = path.with_extension("part");
-    let written = std::fs::write(&beside, bytes).and_then(|()| std::fs::rename(&beside, path));
-    written.with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Train a language model on text
