@@ -106,9 +106,9 @@ fn chat_tells_stories() {
     };
     let (told, talk) = chat("Once upon a time\n", &[]);
     assert!(talk.starts_with(SAID) && talk.contains("how a story begins"), "{talk}");
-    // What is written goes straight on from what was said.
+    // What is written goes straight on from what was said, but for the space that a new line makes up for.
     let text = sandbox.run(&[&"generate", &"-p", &"Once upon a time", &"-n", &"12", &"--temperature", &"0"]).text();
-    assert_eq!(told.strip_suffix('\n').unwrap_or(&told), text.strip_suffix('\n').unwrap_or(&text));
+    assert_eq!(told.trim(), text.trim());
 
     // The next line is the story's next paragraph; after /reset it is another story.
     let (anew, _) = chat("The goose\n", &[]);
