@@ -56,6 +56,21 @@ pub fn loss(model: &LanguageModel, batch: &Packed, states: &mut [BlockState]) ->
     head_loss(model, &x, &batch.targets)
 }
 
+/// The loss of sequences that begin with nothing, outside of any graph, at most `piece` tokens of each at a time: memory
+/// does not grow with their length. The same to rounding as [`loss`]; a model without states takes them whole.
+pub fn evaluate(model: &LanguageModel, batch: &Packed, piece: usize) -> f64 {
+    let model = model.without_graph();
+    let mut states = model.initial_states(batch.cu_seqlens.len() - 1);
+    let longest = batch.longest();
+    let piece = if model.has_state() { piece.clamp(1, longest.max(1)) } else { longest.max(1) };
+    let pieces = longest.div_ceil(piece);
+    let each = |index: usize| {
+        let part = batch.part(index * piece..(index + 1) * piece);
+        f64::from(scalar(&loss(&model, &part, &mut states)))
+    };
+    (0..pieces).map(each).sum()
+}
+
 fn head_loss(model: &LanguageModel, x: &Tensor<2>, targets: &Targets) -> Tensor<1> {
     let (norm, head) = model.head();
     let x = norm.layer_norm(x, model.sizes().layer_norm_eps);
@@ -65,7 +80,7 @@ fn head_loss(model: &LanguageModel, x: &Tensor<2>, targets: &Targets) -> Tensor<
 /// The loss and its gradient, for sequences that begin with nothing.
 pub fn gradients(model: &LanguageModel, batch: &Packed, plan: &Plan) -> Step {
     let mut states = model.initial_states(batch.cu_seqlens.len() - 1);
-    let longest = batch.cu_seqlens.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
+    let longest = batch.longest();
     let chunk = match plan.chunk {
         Some(chunk) if chunk.max(1) < longest => chunk.max(1),
         _ => return piece(model, batch, &mut states, None, plan.checkpoint).0,
@@ -105,6 +120,11 @@ pub fn gradients(model: &LanguageModel, batch: &Packed, plan: &Plan) -> Step {
 }
 
 impl Packed {
+    /// Tokens of the longest sequence.
+    fn longest(&self) -> usize {
+        self.cu_seqlens.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0)
+    }
+
     /// Of every sequence the tokens at `range`, counted from its beginning; those it has not are left out.
     fn part(&self, range: Range<usize>) -> Packed {
         let (mut tokens, mut targets, mut weights) = (Vec::new(), Vec::new(), Vec::new());

@@ -444,7 +444,8 @@ fn check(op: &Op, d: &Dims, skip: usize) {
     let (fused, composite) = (compute(op, d, true, skip), compute(op, d, false, skip));
     let compare = |what: &str, fused: &[Vec<f32>], composite: &[Vec<f32>]| {
         for (index, (fused, composite)) in fused.iter().zip(composite).enumerate() {
-            let bound = 1e-5 * max_abs(composite) + 1e-7;
+            // Where terms of size 1 cancel, their rounding stays.
+            let bound = 1e-5 * max_abs(composite) + 2e-6;
             assert_close(&format!("{}, {what} {index}, {d:?}", op.name), fused, composite, bound);
         }
     };

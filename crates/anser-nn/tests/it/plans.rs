@@ -8,7 +8,7 @@ use anser_nn::gradients::{Gradients, values};
 use anser_nn::mixer::BlockState;
 use anser_nn::model::{LanguageModel, Sizes};
 use anser_nn::op::cross_entropy::Targets;
-use anser_nn::task::language::{Packed, Plan, gradients, loss};
+use anser_nn::task::language::{Packed, Plan, evaluate, gradients, loss, scalar};
 use anser_nn::threads::inline;
 use anser_testkit::{Rng, assert_close, max_abs};
 use burn::module::{ModuleVisitor, Param};
@@ -104,7 +104,7 @@ pub(crate) fn take(model: &LanguageModel, graph: &mut Graph) -> Gradients {
 #[test]
 fn block_by_block() {
     let batch = batch(&LENS, 1);
-    for (name, model) in recurrent().chain([baseline()]) {
+    for (name, model) in recurrent().chain(std::iter::once(baseline())) {
         let whole = gradients(&model, &batch, &Plan::default());
         let by_block = gradients(&model, &batch, &Plan { checkpoint: true, ..Plan::default() });
         assert_close(name, &[by_block.loss], &[whole.loss], 1e-6 * whole.loss);
@@ -231,7 +231,7 @@ fn the_last_piece_given_its_state() {
 #[test]
 fn micro_batches_add_up() {
     let batch = batch(&LENS, 6);
-    for (name, model) in recurrent().chain([baseline()]) {
+    for (name, model) in recurrent().chain(std::iter::once(baseline())) {
         let whole = gradients(&model, &batch, &Plan::default());
         let (mut loss, mut sum) = (0.0, Gradients::default());
         for range in [0..2, 2..3, 3..5] {
@@ -249,7 +249,7 @@ fn shards_on_threads_of_their_own() {
     let (report, done) = channel();
     std::thread::spawn(move || {
         let batch = batch(&LENS, 7);
-        for (name, model) in recurrent().chain([baseline()]) {
+        for (name, model) in recurrent().chain(std::iter::once(baseline())) {
             let whole = gradients(&model, &batch, &Plan::default());
             for repetition in 0..20 {
                 // Plans that keep one graph and plans that keep many.
@@ -314,5 +314,18 @@ fn heads_that_do_not_fit_are_an_error() {
         let mut read = |_: &str, shape: &[usize]| Ok(vec![0.0; shape.iter().product()]);
         let error = LanguageModel::new(&sizes, &device, &|_| true, &mut read).unwrap_err();
         assert!(error.to_string().contains(&format!("heads of {head_size} channels")), "{error}");
+    }
+}
+
+#[test]
+fn an_evaluation_in_pieces_is_the_whole_loss() {
+    for (name, model) in recurrent().chain(std::iter::once(baseline())) {
+        let batch = batch(&[70, 0, 1, 33], 5);
+        let mut states = model.initial_states(4);
+        let whole = scalar(&loss(&model, &batch, &mut states));
+        for piece in [1, 16, 64, 1000] {
+            let got = evaluate(&model, &batch, piece) as f32;
+            assert!((got - whole).abs() <= 1e-5 * whole, "{name} in pieces of {piece}: {got}, whole {whole}");
+        }
     }
 }
