@@ -76,8 +76,8 @@ impl Data for Words {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let scale = match args.quick {
-        true => Scale { groups: &[Group::A5], seeds: 1, steps: 250, width: 64, learned: 8, asked: 16 },
-        false => Scale { groups: &[Group::A5, Group::S5], seeds: 3, steps: 3000, width: 128, learned: 24, asked: 64 },
+        true => Scale { groups: &[Group::A5], seeds: 1, steps: 2500, width: 64, learned: 8, asked: 16 },
+        false => Scale { groups: &[Group::A5, Group::S5], seeds: 3, steps: 20_000, width: 128, learned: 24, asked: 64 },
     };
     let folder = if args.quick { args.out.join("quick") } else { args.out.clone() };
     let mut records = Records::<Record>::open(&folder)?;
@@ -105,7 +105,7 @@ fn train(group: Group, architecture: Architecture, seed: u64, scale: &Scale) -> 
     let vocab = task(scale.asked).vocab();
     let sizes = sizes(architecture, vocab, LAYERS, scale.width, None, None)?;
     let mut trainer = Trainer::new(initial(&sizes, seed)?);
-    let recipe = recipe(architecture, scale.steps, 1e-3);
+    let recipe = recipe(architecture, scale.steps, 3e-3);
     let data = Words { task: task(scale.learned), seed };
     for _ in 0..scale.steps {
         trainer.step(&recipe, &data)?;
