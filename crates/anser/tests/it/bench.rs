@@ -36,3 +36,35 @@ fn every_figure_is_there() {
     let text = sandbox.run(&args[..12]).text();
     assert!(text.contains("prefill 20") && text.contains("batch 3"), "{text}");
 }
+
+#[cfg(feature = "train")]
+#[test]
+fn training_is_measured_too() {
+    let sandbox = Sandbox::new();
+    let args: [&dyn AsRef<std::ffi::OsStr>; 17] = [
+        &"bench",
+        &"--train",
+        &"--layers",
+        &"2",
+        &"--width",
+        &"32",
+        &"--vocab",
+        &"50",
+        &"--context",
+        &"16",
+        &"--rows",
+        &"2",
+        &"--threads",
+        &"1",
+        &"--repeat",
+        &"2",
+        &"--json",
+    ];
+    let got = sandbox.run(&args).json();
+    let (median, max) = (got["train_tok_s"].as_f64().unwrap(), got["train_tok_s_max"].as_f64().unwrap());
+    assert!(0.0 < median && median <= max, "{median}, {max}");
+    assert_eq!((&got["layers"], &got["vocab"], &got["steps"]), (&2.into(), &50.into(), &2.into()));
+    assert!(got["parameters"].as_u64().unwrap() > 10_000);
+    let text = sandbox.run(&args[..16]).text();
+    assert!(text.contains("train 2 x 16"), "{text}");
+}
