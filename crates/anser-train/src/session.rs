@@ -41,8 +41,6 @@ pub struct Session {
     pub corpus: Corpus,
     /// What its loss is measured on.
     pub valid: Option<Corpus>,
-    /// Text to tokens.
-    pub tokenizer: Tokenizer,
     /// Bytes of text a held-out target stands for, on average; for bits a byte.
     pub bytes_per_token: Option<f64>,
     stream: Stream,
@@ -168,7 +166,7 @@ impl Session {
             }
         }
         let bytes_per_token = bytes_per_token(&tokenizer, &held_out(valid.as_ref(), &run)?);
-        Ok(Session { run, architecture, trainer, recipe, corpus, valid, tokenizer, bytes_per_token, stream })
+        Ok(Session { run, architecture, trainer, recipe, corpus, valid, bytes_per_token, stream })
     }
 
     /// Trains to the end, or until `stop` is set; the model and the run's records are in its folder then.
@@ -233,6 +231,11 @@ fn check_data(path: &Path, corpus: &Corpus) -> Result<(), Error> {
     let Ok(text) = fs::read(path) else { return Ok(()) };
     let before: Vec<Fingerprint> = serde_json::from_slice(&text)
         .map_err(|error| Error::Malformed { file: path.to_path_buf(), what: error.to_string() })?;
+    let (began, now) = (before.len(), corpus.fingerprints().len());
+    if began != now {
+        let what = format!("the run began with {began} data files, now there are {now}");
+        return Err(Error::DataChanged { file: path.to_path_buf(), what });
+    }
     for (before, now) in before.iter().zip(corpus.fingerprints()) {
         if (before.bytes, &before.sha256) != (now.bytes, &now.sha256) {
             let what = format!("the run began with {}", before.file.display());

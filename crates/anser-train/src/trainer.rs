@@ -146,8 +146,6 @@ impl Trainer {
         stop: &AtomicBool,
         tell: &mut dyn FnMut(&Event) -> Result<(), Error>,
     ) -> Result<End, Error> {
-        let mut saved = self.progress.step;
-        let mut end = End::Finished;
         while self.progress.step < recipe.steps {
             let report = self.step(recipe, data)?;
             tell(&Event::Metric(report))?;
@@ -170,21 +168,14 @@ impl Trainer {
                 }
             }
             let converged = recipe.patience.is_some_and(|patience| self.progress.worse >= patience);
-            if stopped || converged {
-                end = if stopped { End::Stopped } else { End::Converged };
-            }
-            if save || last || end != End::Finished {
+            if save || last || stopped || converged {
                 self.save(recipe, tell)?;
-                saved = self.progress.step;
             }
-            if end != End::Finished {
-                return Ok(end);
+            if !last && (stopped || converged) {
+                return Ok(if stopped { End::Stopped } else { End::Converged });
             }
         }
-        if saved < self.progress.step {
-            self.save(recipe, tell)?;
-        }
-        Ok(end)
+        Ok(End::Finished)
     }
 
     fn save(&self, recipe: &Recipe, tell: &mut dyn FnMut(&Event) -> Result<(), Error>) -> Result<(), Error> {
