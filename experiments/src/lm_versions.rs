@@ -17,7 +17,7 @@ use anser_train::trainer::{Data, Event, Trainer};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::records::{Records, recipe, spread, write};
+use crate::records::{Records, recipe, spread, wanted, write};
 
 /// Versions and a transformer of equal size on one text
 #[derive(clap::Args)]
@@ -33,6 +33,10 @@ pub(crate) struct Args {
     /// At most five minutes: one seed, small models, little text
     #[arg(long)]
     quick: bool,
+
+    /// Only these models (may be repeated); tables show what has been run so far
+    #[arg(long = "model", value_name = "MODEL")]
+    models: Vec<Architecture>,
 
     /// Where results go
     #[arg(long, default_value = "experiments/lm-versions")]
@@ -105,7 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for seed in 0..scale.seeds {
         for architecture in Architecture::ALL {
             let done = |r: &Record| matches!(r, Record::Loss { architecture: a, seed: s, .. } if (*a, *s) == (architecture, seed));
-            if records.all.iter().any(done) {
+            if records.all.iter().any(done) || !wanted(&args.models, architecture) {
                 continue;
             }
             let record = learn(args, architecture, seed, &scale)?;
@@ -118,7 +122,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     for &context in scale.contexts {
         for architecture in Architecture::ALL {
             let done = |r: &Record| matches!(r, Record::Cost { architecture: a, context: c, .. } if (*a, *c) == (architecture, context));
-            if !records.all.iter().any(done) {
+            if !records.all.iter().any(done) && wanted(&args.models, architecture) {
                 records.push(cost(architecture, context, &scale)?)?;
             }
         }

@@ -45,6 +45,11 @@ impl<T: Serialize + DeserializeOwned> Records<T> {
     }
 }
 
+/// Whether a model is among those asked for, which are all where none is named.
+pub(crate) fn wanted(models: &[Architecture], architecture: Architecture) -> bool {
+    models.is_empty() || models.contains(&architecture)
+}
+
 /// Mean, smallest and largest.
 pub(crate) fn spread(values: &[f64]) -> (f64, f64, f64) {
     let mean = values.iter().sum::<f64>() / values.len().max(1) as f64;

@@ -20,7 +20,7 @@ use anser_train::trainer::{Data, Trainer};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use crate::records::{Records, recipe, spread, write};
+use crate::records::{Records, recipe, spread, wanted, write};
 
 /// Word problems of S5 and A5 on every version and a transformer
 #[derive(clap::Args)]
@@ -28,6 +28,10 @@ pub(crate) struct Args {
     /// At most five minutes: A5 only, one seed, short training
     #[arg(long)]
     quick: bool,
+
+    /// Only these models (may be repeated); tables show what has been run so far
+    #[arg(long = "model", value_name = "MODEL")]
+    models: Vec<Architecture>,
 
     /// Where results go
     #[arg(long, default_value = "experiments/state-tracking")]
@@ -86,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         for seed in 0..scale.seeds {
             for architecture in Architecture::ALL {
                 let done = |r: &Record| (&r.group, r.architecture, r.seed) == (&name, architecture, seed);
-                if records.all.iter().any(done) {
+                if records.all.iter().any(done) || !wanted(&args.models, architecture) {
                     continue;
                 }
                 let (accuracy, parameters) = train(group, architecture, seed, &scale)?;
