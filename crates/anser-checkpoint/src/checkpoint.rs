@@ -10,6 +10,7 @@ use crate::config::{Config, Version};
 use crate::error::Error;
 use crate::layout::{self, Located};
 use crate::open;
+use crate::packed::{Contents, PackedHeader, PackedMatrix};
 use crate::raw::{MappedFile, RawModel};
 use crate::tensor::{Dtype, Tensor};
 
@@ -24,6 +25,8 @@ pub enum Container {
     Safetensors,
     /// GGUF, with the version of the container format.
     Gguf(u32),
+    /// A model as the engine keeps it in memory, made by `anser quantize`.
+    Packed,
 }
 
 impl fmt::Display for Container {
@@ -33,6 +36,7 @@ impl fmt::Display for Container {
             Container::PthLegacy => f.write_str("PyTorch .pth (legacy)"),
             Container::Safetensors => f.write_str("safetensors"),
             Container::Gguf(version) => write!(f, "GGUF v{version}"),
+            Container::Packed => f.write_str("packed"),
         }
     }
 }
@@ -87,6 +91,8 @@ pub enum TokenizerHint {
     Byte,
     /// A `tokenizer.json` beside the weights.
     File(PathBuf),
+    /// The text of a `tokenizer.json` inside the file.
+    Json(String),
     /// Nothing tells.
     Unknown,
 }
@@ -113,6 +119,7 @@ pub struct Checkpoint {
     tensors: Vec<Located>,
     by_name: HashMap<String, usize>,
     tokenizer: TokenizerHint,
+    packed: Option<Contents>,
 }
 
 impl Checkpoint {
@@ -153,7 +160,11 @@ impl Checkpoint {
     }
 
     fn resolve(path: &Path, mut raw: RawModel, options: &OpenOptions) -> Result<Checkpoint, Error> {
-        let model = layout::resolve(&raw, options)?;
+        let packed = raw.hints.packed.take();
+        let model = match &packed {
+            Some(contents) => layout::resolve_packed(&raw, contents, options)?,
+            None => layout::resolve(&raw, options)?,
+        };
         let format = Format {
             container: raw.container,
             layout: model.layout,
@@ -178,6 +189,7 @@ impl Checkpoint {
             tensors: model.tensors,
             by_name,
             tokenizer,
+            packed,
         })
     }
 
@@ -199,18 +211,32 @@ impl Checkpoint {
     /// Official names of the tensors present, in the model's order. Optional ones (`time_state`, block 0's `v0`, `v1`,
     /// `v2`) are listed when the file has them.
     pub fn names(&self) -> Vec<String> {
-        self.tensors.iter().map(|tensor| tensor.name.clone()).collect()
+        let packed = self.packed.iter().flat_map(Contents::names);
+        packed.chain(self.tensors.iter().map(|tensor| &tensor.name)).cloned().collect()
     }
 
     /// Whether a tensor of this official name is present.
     pub fn has(&self, official: &str) -> bool {
-        self.by_name.contains_key(official)
+        self.by_name.contains_key(official) || self.packed.as_ref().is_some_and(|packed| packed.has(official))
+    }
+
+    /// A matrix of a packed file, `None` for everything that [`Checkpoint::tensor`] reads.
+    pub fn packed(&self, official: &str) -> Option<PackedMatrix> {
+        let contents = self.packed.as_ref()?;
+        // Asked for by name alone, so that a file cannot say another shape than its sizes do.
+        let shape = contents.header.config.shape(official)?;
+        contents.matrix(&self.raw.files[0], official, &shape)
+    }
+
+    /// What a packed file says about itself.
+    pub fn packed_header(&self) -> Option<&PackedHeader> {
+        self.packed.as_ref().map(|contents| &contents.header)
     }
 
     /// A tensor by its official name, in official orientation; borrowed from the mapping where the file holds it so.
     ///
     /// # Errors
-    /// If there is no such tensor.
+    /// If there is no such tensor, or it is a matrix of a packed file.
     pub fn tensor(&self, official: &str) -> Result<Tensor<'_>, Error> {
         let located = self.locate(official)?;
         let raw = &self.raw.tensors[located.raw];
@@ -218,9 +244,10 @@ impl Checkpoint {
         Ok(Tensor { name: official.to_string(), dtype, shape: located.shape().to_vec(), data })
     }
 
-    /// The type most weights are stored in; F32 for quantised GGUF, which is widened when read.
+    /// The type most weights are stored in; F32 for quantised GGUF, which is widened when read; what the original had for
+    /// a packed file.
     pub fn stored_dtype(&self) -> Dtype {
-        layout::main_dtype(&self.raw)
+        self.packed.as_ref().map_or_else(|| layout::main_dtype(&self.raw), |packed| packed.header.dtype)
     }
 
     /// Where the vocabulary is.
@@ -235,7 +262,11 @@ impl Checkpoint {
 
     /// Sha256 (hex) over the config and up to 64 evenly spaced values of every tensor, as f32: the same model has the
     /// same fingerprint in every format that holds its values exactly. Block 0's unused `v0`, `v1`, `v2` do not count.
+    /// A packed file has that of the checkpoint it was made from.
     pub fn fingerprint(&self) -> String {
+        if let Some(packed) = &self.packed {
+            return packed.header.fingerprint.clone();
+        }
         let config = &self.config;
         let ranks = &config.ranks;
         let mut hash = Sha256::new();
@@ -275,6 +306,11 @@ impl Checkpoint {
     fn locate(&self, official: &str) -> Result<&Located, Error> {
         match self.by_name.get(official) {
             Some(&at) => Ok(&self.tensors[at]),
+            None if self.has(official) => Err(Error::Unsupported {
+                file: self.path.clone(),
+                what: format!("reading the packed matrix `{official}` as numbers"),
+                hint: "a packed file runs as it is; for anything else take the model it was made from".into(),
+            }),
             None => Err(Error::NoSuchTensor { file: self.path.clone(), tensor: official.to_string() }),
         }
     }

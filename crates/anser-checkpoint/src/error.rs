@@ -141,6 +141,38 @@ pub enum Error {
         /// The value.
         value: f32,
     },
+    /// A weight is too large for the type it is to be written in.
+    #[error("{}: tensor `{tensor}` holds {value} at element {index}, which {dtype} cannot", file.display())]
+    OutOfRange {
+        /// The file it was read from.
+        file: PathBuf,
+        /// Official name.
+        tensor: String,
+        /// Row-major position of the first such element.
+        index: usize,
+        /// The value.
+        value: f32,
+        /// The type asked for.
+        dtype: String,
+    },
+    /// A written model read back is not the one that was to be written.
+    #[error("{}: {what} is {found} after reading back, expected {expected}", file.display())]
+    Differs {
+        /// The file that was written.
+        file: PathBuf,
+        /// The first tensor (and element) or size that differs.
+        what: String,
+        /// What was to be written.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// The caller's progress function asked to stop.
+    #[error("{}: stopped before it was whole", file.display())]
+    Stopped {
+        /// The file that was being written or checked.
+        file: PathBuf,
+    },
     /// A state belongs to another model, or two states do not fit each other.
     #[error("{}: {what} is {found}, expected {expected}", file.display())]
     StateMismatch {
@@ -184,6 +216,9 @@ impl Error {
             Error::Dtype { .. } => Some("convert the weights to float32, float16 or bfloat16".into()),
             Error::NoSuchTensor { .. } => Some("the names present are listed by `anser info`".into()),
             Error::NonFinite { .. } => Some("the training run diverged or the file is damaged; use an earlier checkpoint".into()),
+            Error::OutOfRange { .. } => Some("write it as bf16, which has the range of f32, or as f32".into()),
+            Error::Differs { .. } => Some("write it again; if it differs again, this is a fault of the program".into()),
+            Error::Stopped { .. } => None,
             Error::StateMismatch { .. } => Some("use the state with the model that made it".into()),
         }
     }

@@ -2,15 +2,16 @@
 
 mod refuse;
 mod sizes;
-mod view;
+pub(crate) mod view;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::checkpoint::{Layout, OpenOptions};
 use crate::config::{Config, Version};
 use crate::error::Error;
 use crate::names::{self, Entry, Presence, Source, Take};
+use crate::packed::Contents;
 use crate::raw::{Encoding, RawModel, RawTensor};
 use crate::tensor::Dtype;
 use view::View;
@@ -85,6 +86,37 @@ impl Located {
 
     fn factor(&self) -> f32 {
         (self.exponent as f32).exp2()
+    }
+}
+
+/// The plain tensors of a packed file, whose sizes its header states: everything there, of the shape it must have.
+pub(crate) fn resolve_packed(raw: &RawModel, contents: &Contents, options: &OpenOptions) -> Result<Model, Error> {
+    let file = || raw.files[0].path().to_path_buf();
+    let mut config = contents.header.config.clone();
+    config.layer_norm_eps = options.layer_norm_eps.unwrap_or(config.layer_norm_eps);
+    config.group_norm_eps = options.group_norm_eps.unwrap_or(config.group_norm_eps);
+    let version = config.version;
+    let mut tensors = Vec::with_capacity(raw.tensors.len());
+    for (at, stored) in raw.tensors.iter().enumerate() {
+        let Some(shape) = config.shape(&stored.name) else {
+            return Err(Error::UnknownTensor { file: file(), tensor: stored.name.clone(), version });
+        };
+        let view = View::new(Take::Whole, &shape, stored).map_err(|expected| Error::Shape {
+            file: file(),
+            tensor: stored.name.clone(),
+            expected,
+            found: stored.shape.clone(),
+        })?;
+        tensors.push(Located { name: stored.name.clone(), raw: at, view, exponent: 0 });
+    }
+    if let Some(unknown) = contents.names().find(|name| config.shape(name).is_none_or(|shape| shape.len() != 2)) {
+        return Err(Error::UnknownTensor { file: file(), tensor: unknown.clone(), version });
+    }
+    let plain: HashSet<&String> = raw.tensors.iter().map(|tensor| &tensor.name).collect();
+    let missing = |name: &String| !contents.has(name) && !plain.contains(name);
+    match config.tensors().into_iter().map(|(name, _)| name).find(missing) {
+        Some(tensor) => Err(Error::MissingTensor { file: file(), tensor, version }),
+        None => Ok(Model { layout: Layout::Official, config, tensors }),
     }
 }
 
@@ -252,12 +284,13 @@ pub(crate) fn resolve(raw: &RawModel, options: &OpenOptions) -> Result<Model, Er
 /// Every official tensor of the version with its source; refuses missing and left-over ones.
 fn find_all(stored: &Stored<'_>, layout: Layout, version: Version, layers: usize) -> Result<Vec<Found>, Error> {
     let table = names::table(version);
-    let ignored = names::ignored(version, layout);
+    let dummies = names::dummies(version, layout);
+    let ignored = |name: &str| dummies.iter().any(|(dummy, _)| *dummy == name);
     let lookup = |entry: &Entry, block: usize| {
         entry.sources(layout).into_iter().find_map(|source| {
             let name = names::fill(source.name, block);
             let raw = *stored.by_name.get(&name)?;
-            (!ignored.contains(&name.as_str())).then_some(Found { entry: *entry, block, source, raw })
+            (!ignored(&name)).then_some(Found { entry: *entry, block, source, raw })
         })
     };
     let missing = |entry: &Entry, block: usize| {
@@ -301,7 +334,7 @@ fn find_all(stored: &Stored<'_>, layout: Layout, version: Version, layers: usize
 
     let mut used = vec![false; stored.raw.tensors.len()];
     all.iter().for_each(|found| used[found.raw] = true);
-    let mut left = stored.by_name.iter().filter(|(name, at)| !used[**at] && !ignored.contains(&name.as_str()));
+    let mut left = stored.by_name.iter().filter(|(name, at)| !used[**at] && !ignored(name));
     // The first in the file's order, so that the message does not change from run to run.
     match left.by_ref().map(|(_, &at)| at).min() {
         Some(at) => Err(refuse::unknown(stored, at, version)),

@@ -1,5 +1,5 @@
 //! Reads RWKV checkpoints: official `.pth` files, safetensors (single and sharded), the Hugging Face layouts, GGUF; and
-//! states as files. Writes models as safetensors and `.pth`.
+//! states as files. Writes models as safetensors and `.pth`, and packed files, which hold matrices in the engine's form.
 //!
 //! [`Checkpoint::open`] tells the format from the content, the version and all sizes from names and shapes, checks every
 //! tensor's shape, and then gives tensors by their official names in their official orientation, whatever the file calls
@@ -17,6 +17,7 @@ mod gguf;
 mod layout;
 mod names;
 mod open;
+mod packed;
 mod pth;
 mod pth_writer;
 mod raw;
@@ -27,6 +28,7 @@ mod tensor;
 pub use checkpoint::{Checkpoint, Container, Format, Layout, OpenOptions, TokenizerHint};
 pub use config::{Config, Ranks, Version};
 pub use error::Error;
+pub use packed::{PackedHeader, PackedMatrix, PackedTokenizer, PackedWriter, SharedBytes};
 pub use pth_writer::write_pth;
 pub use safetensors::write_safetensors;
 pub use tensor::{Dtype, Tensor};

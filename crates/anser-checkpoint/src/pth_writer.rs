@@ -1,5 +1,6 @@
 //! Writes flat dictionaries of tensors as PyTorch does: a zip archive of stored entries, one pickle, one file a storage.
 
+use std::borrow::Cow;
 use std::io::{self, Seek, Write};
 use std::path::Path;
 
@@ -8,7 +9,7 @@ use zip::{CompressionMethod, ZipWriter};
 
 use crate::error::Error;
 use crate::state::write_atomically;
-use crate::tensor::{Dtype, Tensor, check_tensors};
+use crate::tensor::{Dtype, Tensor, TensorInfo, check_data, check_names, check_tensors};
 
 /// Writes `tensors` as a `.pth` file that `torch.load(path, weights_only=True)` reads as a dictionary from names to
 /// contiguous CPU tensors, in this order. The file appears whole or not at all.
@@ -16,11 +17,34 @@ use crate::tensor::{Dtype, Tensor, check_tensors};
 /// # Errors
 /// [`Error::Malformed`] when two tensors have one name or a tensor's bytes do not fill its shape; [`Error::Io`].
 pub fn write_pth(path: &Path, tensors: &[Tensor<'_>]) -> Result<(), Error> {
-    check_tensors(path, tensors)?;
-    write_atomically(path, |out| write_archive(out, tensors))
+    let infos = check_tensors(path, tensors)?;
+    stream_pth(path, &infos, |at| Ok(Cow::Borrowed(&*tensors[at].data)))
 }
 
-fn write_archive(out: &mut (impl Write + Seek), tensors: &[Tensor<'_>]) -> io::Result<()> {
+/// [`write_pth`] for tensors that are not all in memory: `data` is asked once for the bytes of each, in order.
+///
+/// # Errors
+/// As [`write_pth`], and whatever `data` answers.
+pub fn stream_pth<'a>(
+    path: &Path,
+    tensors: &[TensorInfo],
+    mut data: impl FnMut(usize) -> Result<Cow<'a, [u8]>, Error>,
+) -> Result<(), Error> {
+    check_names(path, tensors.iter().map(|tensor| tensor.name.as_str()))?;
+    write_atomically(path, |out| {
+        write_archive(out, tensors, |at| {
+            let (bytes, info) = (data(at)?, &tensors[at]);
+            check_data(path, &info.name, &info.shape, info.bytes(), &bytes)?;
+            Ok(bytes)
+        })
+    })
+}
+
+fn write_archive<'a>(
+    out: &mut (impl Write + Seek),
+    tensors: &[TensorInfo],
+    mut data: impl FnMut(usize) -> Result<Cow<'a, [u8]>, Error>,
+) -> io::Result<()> {
     // Aligned and stored, so that PyTorch (and we) can map the tensors where they lie.
     let options = SimpleFileOptions::default().compression_method(CompressionMethod::Stored).with_alignment(64);
     let mut zip = ZipWriter::new(out);
@@ -29,9 +53,9 @@ fn write_archive(out: &mut (impl Write + Seek), tensors: &[Tensor<'_>]) -> io::R
     zip.start_file("archive/byteorder", options)?;
     zip.write_all(b"little")?;
     for (key, tensor) in tensors.iter().enumerate() {
-        let large = tensor.data.len() as u64 > u32::MAX as u64;
+        let large = tensor.bytes() as u64 > u32::MAX as u64;
         zip.start_file(format!("archive/data/{key}"), options.large_file(large))?;
-        zip.write_all(&tensor.data)?;
+        zip.write_all(&data(key).map_err(io::Error::other)?)?;
     }
     zip.start_file("archive/version", options)?;
     zip.write_all(b"3\n")?;
@@ -40,7 +64,7 @@ fn write_archive(out: &mut (impl Write + Seek), tensors: &[Tensor<'_>]) -> io::R
 }
 
 /// `{name: torch._utils._rebuild_tensor_v2(storage, 0, shape, strides, False, OrderedDict()), ...}`, protocol 2.
-fn pickle(tensors: &[Tensor<'_>]) -> Vec<u8> {
+fn pickle(tensors: &[TensorInfo]) -> Vec<u8> {
     let mut out = vec![0x80, 2, b'}', b'(']; // protocol 2, empty dict, mark
     for (key, tensor) in tensors.iter().enumerate() {
         text(&mut out, &tensor.name);

@@ -8,6 +8,7 @@ use memmap2::Mmap;
 
 use crate::checkpoint::{Container, TokenizerHint};
 use crate::error::Error;
+use crate::packed::Contents;
 use crate::tensor::Dtype;
 
 /// A file mapped into memory or part of the program, with the path for messages.
@@ -58,6 +59,16 @@ impl MappedFile {
         }
     }
 
+    /// Lets the system take the memory behind these bytes; they come from the file again when touched.
+    pub(crate) fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Bytes::Mapped(map) = &self.bytes {
+            release(map, range);
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// A container rule broken in this file.
     pub(crate) fn malformed(&self, what: impl Into<String>) -> Error {
         Error::Malformed { file: self.path.clone(), what: what.into() }
@@ -70,6 +81,14 @@ fn map(file: &std::fs::File) -> std::io::Result<Mmap> {
     // file changed underneath changes numbers, not the soundness of the readers, which take nothing from the mapping
     // twice where the second look must agree with the first.
     unsafe { Mmap::map(file) }
+}
+
+#[cfg(unix)]
+#[allow(unsafe_code)]
+fn release(map: &Mmap, range: Range<usize>) {
+    // SAFETY: the mapping is of a file and never written, so that a page that was dropped reads the same again. Failure
+    // only means that the memory stays.
+    let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
 }
 
 /// How the elements of a raw tensor are laid down.
@@ -145,6 +164,8 @@ pub(crate) struct Hints {
     pub(crate) tokenizer: Option<TokenizerHint>,
     /// Jinja text.
     pub(crate) chat_template: Option<String>,
+    /// What a packed file holds.
+    pub(crate) packed: Option<Contents>,
 }
 
 /// Everything read from one model's file or files.

@@ -4,24 +4,27 @@
 //! overflow, and written by hand, because it keeps metadata in random order: the same model gives the same bytes here.
 //! The tests hold both against that crate.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
 use serde::Deserialize;
-use serde::de::{Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value, json};
 
 use crate::checkpoint::Container;
 use crate::error::Error;
+use crate::packed;
 use crate::raw::{Encoding, Hints, MappedFile, RawModel, RawTensor};
 use crate::state::write_atomically;
-use crate::tensor::{Dtype, Tensor, check_tensors};
+use crate::tensor::{Dtype, Tensor, TensorInfo, check_data, check_names, check_tensors};
 
 /// The header's entry that is no tensor.
-const METADATA: &str = "__metadata__";
+pub(crate) const METADATA: &str = "__metadata__";
 
 /// The format's own limit.
 const MAX_HEADER: u64 = 100_000_000;
@@ -42,8 +45,17 @@ struct Info {
     data_offsets: (u64, u64),
 }
 
-/// The header's entries, without the free-form `__metadata__`.
-struct Header(Vec<(String, Info)>);
+/// The header's entries, and the strings of the free-form `__metadata__`.
+struct Header(Vec<(String, Info)>, BTreeMap<String, String>);
+
+/// The tensors of a file with their places in it.
+#[derive(Default)]
+pub(crate) struct Entries {
+    /// Name, type, shape and bytes.
+    pub(crate) plain: Vec<(String, Dtype, Vec<usize>, Range<usize>)>,
+    /// Name and bytes of what is stored as `U8`.
+    pub(crate) bytes: Vec<(String, Range<usize>)>,
+}
 
 impl<'de> Deserialize<'de> for Header {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Header, D::Error> {
@@ -56,18 +68,24 @@ impl<'de> Deserialize<'de> for Header {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let (mut entries, mut seen) = (Vec::new(), BTreeSet::new());
+                let (mut entries, mut seen, mut metadata) = (Vec::new(), BTreeSet::new(), BTreeMap::new());
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
                         return Err(A::Error::custom(format!("`{name}` is there twice")));
                     }
                     if name == METADATA {
-                        map.next_value::<IgnoredAny>()?;
+                        // Whatever is no string has no meaning to anybody.
+                        if let Value::Object(values) = map.next_value()? {
+                            metadata.extend(values.into_iter().filter_map(|(key, value)| match value {
+                                Value::String(text) => Some((key, text)),
+                                _ => None,
+                            }));
+                        }
                     } else {
                         entries.push((name, map.next_value::<Info>()?));
                     }
                 }
-                Ok(Header(entries))
+                Ok(Header(entries, metadata))
             }
         }
         deserializer.deserialize_map(Entries)
@@ -85,15 +103,17 @@ pub(crate) fn read(file: Arc<MappedFile>) -> Result<RawModel, Error> {
     };
     let length = header_length(bytes).filter(|&length| length <= MAX_HEADER).unwrap_or(MAX_HEADER) as usize;
     let header = bytes.get(8..8 + length).ok_or_else(|| truncated("the header", 8 + length as u64))?;
-    let Header(mut entries) = serde_json::from_slice(header)
+    let Header(mut entries, metadata) = serde_json::from_slice(header)
         .map_err(|e| file.malformed(format!("the safetensors header is damaged: {e}")))?;
     entries.sort_by_key(|(_, info)| info.data_offsets);
+    let packed = packed::header(&file, &metadata)?;
 
     let data = 8 + length;
     let mut at = 0u64;
-    let mut tensors = Vec::with_capacity(entries.len());
+    let mut tensors = Entries::default();
     for (name, info) in entries {
-        let Some(dtype) = dtype(&info.dtype) else {
+        let as_bytes = packed.is_some() && info.dtype == "U8";
+        let Some(size) = dtype(&info.dtype).map(Dtype::bytes).or(as_bytes.then_some(1)) else {
             return Err(Error::Dtype {
                 file: file.path().to_path_buf(),
                 tensor: name,
@@ -103,13 +123,13 @@ pub(crate) fn read(file: Arc<MappedFile>) -> Result<RawModel, Error> {
         };
         let shape: Option<Vec<usize>> = info.shape.iter().map(|&length| usize::try_from(length).ok()).collect();
         let elements = shape.iter().flatten().try_fold(1usize, |n, &length| n.checked_mul(length));
-        let size = elements.and_then(|n| n.checked_mul(dtype.bytes()));
+        let size = elements.and_then(|n| n.checked_mul(size));
         let (start, end) = info.data_offsets;
         let (Some(shape), Some(size)) = (shape, size.filter(|&size| end.checked_sub(start) == Some(size as u64)))
         else {
             return Err(file.malformed(format!(
-                "tensor `{name}` of shape {:?} in {dtype} cannot fill bytes {start}..{end}",
-                info.shape
+                "tensor `{name}` of shape {:?} in {} cannot fill bytes {start}..{end}",
+                info.shape, info.dtype
             )));
         };
         if start != at {
@@ -123,11 +143,29 @@ pub(crate) fn read(file: Arc<MappedFile>) -> Result<RawModel, Error> {
         let Some(range) = range.filter(|range| range.end <= bytes.len()) else {
             return Err(truncated(&format!("tensor `{name}`"), end.saturating_add(data as u64)));
         };
-        tensors.push(RawTensor { name, encoding: Encoding::Plain(dtype), shape, strides: None, file: 0, range });
+        match dtype(&info.dtype) {
+            Some(dtype) => tensors.plain.push((name, dtype, shape, range)),
+            None => tensors.bytes.push((name, range)),
+        }
     }
     if at != (bytes.len() - data) as u64 {
         return Err(file.malformed(format!("the tensors end at byte {at}, the data at {}", bytes.len() - data)));
     }
+    if let Some(header) = packed {
+        return packed::read(file, header, tensors);
+    }
+    let tensors = tensors
+        .plain
+        .into_iter()
+        .map(|(name, dtype, shape, range)| RawTensor {
+            name,
+            encoding: Encoding::Plain(dtype),
+            shape,
+            strides: None,
+            file: 0,
+            range,
+        })
+        .collect();
     Ok(RawModel { container: Container::Safetensors, files: vec![file], tensors, hints: Hints::default() })
 }
 
@@ -152,7 +190,22 @@ fn dtype(name: &str) -> Option<Dtype> {
 /// [`Error::Malformed`] when two tensors or two strings have one name or a tensor's bytes do not fill its shape;
 /// [`Error::Io`] with the operating system's reason (a full disk, no permission, no such folder).
 pub fn write_safetensors(path: &Path, tensors: &[Tensor<'_>], metadata: &[(String, String)]) -> Result<(), Error> {
-    check_tensors(path, tensors)?;
+    let infos = check_tensors(path, tensors)?;
+    stream_safetensors(path, &infos, metadata, |at| Ok(Cow::Borrowed(&*tensors[at].data)))
+}
+
+/// [`write_safetensors`] for tensors that are not all in memory: `data` is asked once for the bytes of each, tensors of
+/// wide elements first and otherwise in order.
+///
+/// # Errors
+/// As [`write_safetensors`], and whatever `data` answers.
+pub fn stream_safetensors<'a>(
+    path: &Path,
+    tensors: &[TensorInfo],
+    metadata: &[(String, String)],
+    mut data: impl FnMut(usize) -> Result<Cow<'a, [u8]>, Error>,
+) -> Result<(), Error> {
+    check_names(path, tensors.iter().map(|tensor| tensor.name.as_str()))?;
     let malformed = |what: String| Error::Malformed { file: path.to_path_buf(), what };
     if tensors.iter().any(|tensor| tensor.name == METADATA) {
         return Err(malformed(format!("no tensor can be called `{METADATA}`")));
@@ -162,16 +215,23 @@ pub fn write_safetensors(path: &Path, tensors: &[Tensor<'_>], metadata: &[(Strin
         return Err(malformed("two strings of the metadata have one name".into()));
     }
     // Wide elements first, so that each lies at a multiple of its size.
-    let mut tensors: Vec<&Tensor<'_>> = tensors.iter().collect();
-    tensors.sort_by_key(|tensor| std::cmp::Reverse(tensor.dtype.bytes()));
-    let entries = tensors.iter().map(|tensor| (tensor.name.clone(), tensor.dtype, &tensor.shape[..]));
+    let mut order: Vec<usize> = (0..tensors.len()).collect();
+    order.sort_by_key(|&at| std::cmp::Reverse(tensors[at].dtype.bytes()));
+    let entries = order.iter().map(|&at| (tensors[at].name.clone(), tensors[at].dtype, &tensors[at].shape[..]));
     let header = header(entries, (!strings.is_empty()).then(|| json!(strings)));
     if header.len() as u64 > MAX_HEADER {
         return Err(malformed(format!("the header would have {} bytes, the format allows {MAX_HEADER}", header.len())));
     }
     write_atomically(path, |out| {
         out.write_all(&header)?;
-        tensors.iter().try_for_each(|tensor| out.write_all(&tensor.data))
+        order.iter().try_for_each(|&at| {
+            let info = &tensors[at];
+            let bytes = data(at).and_then(|bytes| {
+                check_data(path, &info.name, &info.shape, info.bytes(), &bytes)?;
+                Ok(bytes)
+            });
+            out.write_all(&bytes.map_err(std::io::Error::other)?)
+        })
     })
 }
 
@@ -184,15 +244,25 @@ pub(crate) fn header<'a>(
     for (name, dtype, shape) in tensors {
         let start = end;
         end += shape.iter().product::<usize>() * dtype.bytes();
-        let dtype = match dtype {
-            Dtype::F32 => "F32",
-            Dtype::F16 => "F16",
-            Dtype::Bf16 => "BF16",
-        };
+        let dtype = dtype_name(dtype);
         entries.insert(name, json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] }));
     }
     entries.extend(metadata.map(|metadata| (METADATA.to_string(), metadata)));
-    let mut text = Value::Object(entries).to_string().into_bytes();
-    text.resize(text.len().next_multiple_of(8), b' '); // tensors start aligned
+    framed(Value::Object(entries), 8)
+}
+
+/// A header with its length before it, filled up with spaces so that the tensors start at a multiple of `align`.
+pub(crate) fn framed(header: Value, align: usize) -> Vec<u8> {
+    let mut text = header.to_string().into_bytes();
+    text.resize((8 + text.len()).next_multiple_of(align) - 8, b' ');
     [&(text.len() as u64).to_le_bytes(), &text[..]].concat()
+}
+
+/// The format's name of a type.
+pub(crate) fn dtype_name(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F32 => "F32",
+        Dtype::F16 => "F16",
+        Dtype::Bf16 => "BF16",
+    }
 }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
+use std::str::FromStr;
 
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
@@ -65,6 +66,52 @@ impl fmt::Display for Dtype {
     }
 }
 
+/// How the numbers of a written file are stored: a [`Dtype`], or one of GGUF's block formats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// Every number by itself.
+    Plain(Dtype),
+    /// GGUF's 8-bit blocks: 32 numbers share a scale.
+    Q8_0,
+    /// GGUF's 4-bit blocks: 32 numbers share a scale.
+    Q4_0,
+}
+
+impl Precision {
+    /// The type of each number, if each stands by itself.
+    pub fn dtype(self) -> Option<Dtype> {
+        match self {
+            Precision::Plain(dtype) => Some(dtype),
+            Precision::Q8_0 | Precision::Q4_0 => None,
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Precision::Plain(dtype) => dtype.fmt(f),
+            Precision::Q8_0 => f.write_str("q8_0"),
+            Precision::Q4_0 => f.write_str("q4_0"),
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Precision, String> {
+        Ok(match text.to_ascii_lowercase().as_str() {
+            "f32" => Precision::Plain(Dtype::F32),
+            "f16" => Precision::Plain(Dtype::F16),
+            "bf16" => Precision::Plain(Dtype::Bf16),
+            "q8_0" => Precision::Q8_0,
+            "q4_0" => Precision::Q4_0,
+            _ => return Err("expected f32, bf16, f16, or for GGUF q8_0 or q4_0".into()),
+        })
+    }
+}
+
 /// One tensor under its official name, in its official orientation, row-major, axes of length 1 left out where the
 /// official table has none (`time_mix_k` is `[C]`, `r_k` stays `[H, N]` also for one head).
 #[derive(Clone, Debug)]
@@ -118,19 +165,62 @@ impl Tensor<'_> {
     }
 }
 
-/// What every writer asks: each name once, bytes that fill the shape.
-pub(crate) fn check_tensors(path: &Path, tensors: &[Tensor<'_>]) -> Result<(), Error> {
-    let mut names = HashSet::new();
-    for tensor in tensors {
-        let malformed = |what: String| Err(Error::Malformed { file: path.to_path_buf(), what });
-        if !names.insert(&tensor.name) {
-            return malformed(format!("two tensors are called `{}`", tensor.name));
-        }
-        let expected = tensor.shape.iter().product::<usize>() * tensor.dtype.bytes();
-        if tensor.data.len() != expected {
-            let (name, shape, found) = (&tensor.name, &tensor.shape, tensor.data.len());
-            return malformed(format!("tensor `{name}` of shape {shape:?} needs {expected} bytes, {found} given"));
+/// What a file's header says of a tensor, known before its data is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TensorInfo {
+    /// Name in the file.
+    pub name: String,
+    /// Type of the elements.
+    pub dtype: Dtype,
+    /// Length of each axis.
+    pub shape: Vec<usize>,
+}
+
+impl TensorInfo {
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Bytes of all elements.
+    pub fn bytes(&self) -> usize {
+        self.elements() * self.dtype.bytes()
+    }
+}
+
+impl From<&Tensor<'_>> for TensorInfo {
+    fn from(tensor: &Tensor<'_>) -> TensorInfo {
+        TensorInfo { name: tensor.name.clone(), dtype: tensor.dtype, shape: tensor.shape.clone() }
+    }
+}
+
+/// What every writer asks of tensors that are all there: each name once, bytes that fill the shape.
+pub(crate) fn check_tensors(path: &Path, tensors: &[Tensor<'_>]) -> Result<Vec<TensorInfo>, Error> {
+    let infos: Vec<TensorInfo> = tensors.iter().map(TensorInfo::from).collect();
+    check_names(path, infos.iter().map(|info| info.name.as_str()))?;
+    for (info, tensor) in infos.iter().zip(tensors) {
+        check_data(path, &info.name, &info.shape, info.bytes(), &tensor.data)?;
+    }
+    Ok(infos)
+}
+
+/// Each name once.
+pub(crate) fn check_names<'a>(path: &Path, names: impl Iterator<Item = &'a str>) -> Result<(), Error> {
+    let mut seen = HashSet::new();
+    for name in names {
+        if !seen.insert(name) {
+            let what = format!("two tensors are called `{name}`");
+            return Err(Error::Malformed { file: path.to_path_buf(), what });
         }
     }
     Ok(())
+}
+
+/// Bytes that fill the shape.
+pub(crate) fn check_data(path: &Path, name: &str, shape: &[usize], expected: usize, data: &[u8]) -> Result<(), Error> {
+    if data.len() == expected {
+        return Ok(());
+    }
+    let what = format!("tensor `{name}` of shape {shape:?} needs {expected} bytes, {} given", data.len());
+    Err(Error::Malformed { file: path.to_path_buf(), what })
 }

@@ -2,8 +2,10 @@
 //!
 //! Names and orientations are in the name tables; here are the container and what its metadata adds to the shapes.
 
+pub(crate) mod encode;
 mod header;
 mod quant;
+pub(crate) mod writer;
 
 use std::sync::Arc;
 

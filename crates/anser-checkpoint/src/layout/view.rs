@@ -23,9 +23,9 @@ impl Axis {
 
 /// A window on a stored tensor.
 #[derive(Clone, Debug)]
-pub(super) struct View {
+pub(crate) struct View {
     /// The official shape.
-    pub(super) shape: Vec<usize>,
+    pub(crate) shape: Vec<usize>,
     /// As many elements as `shape`, in the same order; may split an axis of it.
     axes: Vec<Axis>,
     /// First stored element.
@@ -34,21 +34,20 @@ pub(super) struct View {
 
 impl View {
     /// The window that `take` describes, or the stored shape it would need.
-    pub(super) fn new(take: Take, shape: &[usize], raw: &RawTensor) -> Result<View, Vec<usize>> {
-        let product = || shape.iter().product();
-        let (expected, parts): (Vec<usize>, usize) = match take {
-            Take::Whole | Take::Rescaled => (shape.to_vec(), 1),
-            Take::Part { of, .. } => ([&[of], shape].concat(), 1),
-            Take::Flat => (vec![product()], 1),
-            Take::Transposed | Take::TransposedParts(_) => {
-                let mut stored = shape.to_vec();
-                let last = stored.len() - 1;
-                stored.swap(last - 1, last);
-                (stored, if let Take::TransposedParts(order) = take { order.len() } else { 1 })
-            }
-            Take::JoinedParts(order) => (vec![shape[2], shape[0] * shape[1]], order.len()),
-        };
-        let strides = match_axes(&expected, raw).ok_or_else(|| expected.clone())?;
+    pub(crate) fn new(take: Take, shape: &[usize], raw: &RawTensor) -> Result<View, Vec<usize>> {
+        let expected = stored_shape(take, shape);
+        let strides = match_axes(&expected, &raw.shape, raw.strides.as_deref()).ok_or_else(|| expected.clone())?;
+        Ok(View::on(take, shape, &expected, &strides))
+    }
+
+    /// The window on a stored tensor that has just the shape it needs, row-major.
+    pub(crate) fn to_write(take: Take, shape: &[usize]) -> View {
+        let stored = stored_shape(take, shape);
+        let strides: Vec<usize> = split(1, &stored).iter().map(|axis| axis.stride).collect();
+        View::on(take, shape, &stored, &strides)
+    }
+
+    fn on(take: Take, shape: &[usize], expected: &[usize], strides: &[usize]) -> View {
         let axis = |at: usize| Axis { length: expected[at], stride: strides[at], order: None };
         let plain = || (0..expected.len()).map(axis).collect::<Vec<Axis>>();
 
@@ -69,6 +68,7 @@ impl View {
                     Take::JoinedParts(_) => (axes[1], axes[0]),
                     _ => (axes[0], axes[1]),
                 };
+                let parts = order.len();
                 let rank = long.length / parts;
                 let part = Axis { length: parts, stride: rank * long.stride, order: Some(order) };
                 let rank = Axis { length: rank, stride: long.stride, order: None };
@@ -78,11 +78,11 @@ impl View {
                 };
             }
         }
-        Ok(View { shape: shape.to_vec(), axes, start })
+        View { shape: shape.to_vec(), axes, start }
     }
 
     /// Stored position of the official element at row-major `index`.
-    pub(super) fn position(&self, index: usize) -> usize {
+    pub(crate) fn position(&self, index: usize) -> usize {
         let (mut rest, mut at) = (index, self.start);
         for axis in self.axes.iter().rev() {
             at += axis.offset(rest % axis.length);
@@ -92,7 +92,7 @@ impl View {
     }
 
     /// The official elements, `size` bytes each, out of the stored ones; not copied where they lie so.
-    pub(super) fn take<'a>(&self, stored: Cow<'a, [u8]>, size: usize) -> Cow<'a, [u8]> {
+    pub(crate) fn take<'a>(&self, stored: Cow<'a, [u8]>, size: usize) -> Cow<'a, [u8]> {
         let elements: usize = self.shape.iter().product();
         if self.is_row_major() {
             let range = self.start * size..(self.start + elements) * size;
@@ -116,7 +116,26 @@ impl View {
         Cow::Owned(out)
     }
 
-    fn is_row_major(&self) -> bool {
+    /// The reverse of [`View::take`]: puts the official elements where the stored ones are.
+    pub(crate) fn put(&self, official: &[u8], size: usize, stored: &mut [u8]) {
+        if self.is_row_major() {
+            stored[self.start * size..][..official.len()].copy_from_slice(official);
+            return;
+        }
+        let (outer, inner) = self.axes.split_at(self.axes.len() - 1);
+        let inner = inner[0];
+        let rows = View { shape: Vec::new(), axes: outer.to_vec(), start: self.start };
+        for (row, elements) in official.chunks_exact(inner.length.max(1) * size).enumerate() {
+            let start = rows.position(row);
+            for (index, element) in elements.chunks_exact(size).enumerate() {
+                let at = (start + inner.offset(index)) * size;
+                stored[at..at + size].copy_from_slice(element);
+            }
+        }
+    }
+
+    /// Whether the official elements lie one after the other, as the official tensor has them.
+    pub(crate) fn is_row_major(&self) -> bool {
         let mut expected = 1;
         self.axes.iter().rev().filter(|axis| axis.length != 1).all(|axis| {
             let fits = axis.stride == expected && axis.order.is_none();
@@ -126,11 +145,27 @@ impl View {
     }
 }
 
+/// The shape of the stored tensor out of which `take` gives an official one of this shape.
+pub(crate) fn stored_shape(take: Take, official: &[usize]) -> Vec<usize> {
+    match take {
+        Take::Whole | Take::Rescaled => official.to_vec(),
+        Take::Part { of, .. } => [&[of], official].concat(),
+        Take::Flat => vec![official.iter().product()],
+        Take::Transposed | Take::TransposedParts(_) => {
+            let mut stored = official.to_vec();
+            let last = stored.len() - 1;
+            stored.swap(last - 1, last);
+            stored
+        }
+        Take::JoinedParts(_) => vec![official[2], official[0] * official[1]],
+    }
+}
+
 /// Strides of the stored tensor along the axes `expected`, if it has them; axes of length 1 may be left out or added.
-fn match_axes(expected: &[usize], raw: &RawTensor) -> Option<Vec<usize>> {
-    let row_major: Vec<usize> = split(1, &raw.shape).iter().map(|axis| axis.stride).collect();
-    let strides = raw.strides.as_ref().unwrap_or(&row_major);
-    let mut stored = raw.shape.iter().zip(strides).filter(|(length, _)| **length != 1);
+fn match_axes(expected: &[usize], shape: &[usize], strides: Option<&[usize]>) -> Option<Vec<usize>> {
+    let row_major: Vec<usize> = split(1, shape).iter().map(|axis| axis.stride).collect();
+    let strides = strides.unwrap_or(&row_major);
+    let mut stored = shape.iter().zip(strides).filter(|(length, _)| **length != 1);
     let matched = expected.iter().map(|&length| match length {
         1 => Some(0),
         _ => stored.next().filter(|(found, _)| **found == length).map(|(_, &stride)| stride),
@@ -178,6 +213,11 @@ mod tests {
         let out = view.take(Cow::Borrowed(&bytes), 1).into_owned();
         let one_by_one: Vec<u8> = (0..out.len()).map(|at| bytes[view.position(at)]).collect();
         assert_eq!(out, one_by_one, "{take:?}");
+        // Writing is the reverse of reading.
+        let mut stored = vec![0xff; 60];
+        view.put(&out, 1, &mut stored);
+        assert_eq!(view.take(Cow::Borrowed(&stored), 1), out, "{take:?}");
+        assert_eq!(stored.iter().filter(|&&byte| byte != 0xff).count(), out.len(), "{take:?}");
         out
     }
 

@@ -159,14 +159,39 @@ pub(crate) fn table(version: Version) -> Vec<Entry> {
     }
 }
 
-/// Stored names that a layout holds without meaning, to be passed over.
-pub(crate) fn ignored(version: Version, layout: Layout) -> &'static [&'static str] {
+/// Stored names that a layout holds without meaning, passed over when read, and the official tensors of which copies
+/// are written under them.
+pub(crate) fn dummies(version: Version, layout: Layout) -> &'static [(&'static str, &'static str)] {
     match (version, layout) {
         // Block 0 has no value residual; llama.cpp wants copies of a0, a1, a2 in its place.
-        (Version::V7, Layout::Gguf) => {
-            &["blk.0.time_mix_v0.weight", "blk.0.time_mix_v1.weight", "blk.0.time_mix_v2.weight"]
-        }
+        (Version::V7, Layout::Gguf) => &[
+            ("blk.0.time_mix_v0.weight", "blocks.0.att.a0"),
+            ("blk.0.time_mix_v1.weight", "blocks.0.att.a1"),
+            ("blk.0.time_mix_v2.weight", "blocks.0.att.a2"),
+        ],
         _ => &[],
+    }
+}
+
+/// The shape a tensor is written with: `stored`, with the axes of length 1 that the layout's own loaders insist on.
+/// `official` is a name of the table, `blocks.{}.att.x_r`.
+pub(crate) fn written_shape(version: Version, layout: Layout, official: &str, stored: Vec<usize>) -> Vec<usize> {
+    let name = official.rsplit('.').next().unwrap_or(official);
+    let token_shift = ["time_mix_", "time_maa_", "x_"].iter().any(|start| name.starts_with(start));
+    let vector = stored.len() == 1;
+    let ones = match layout {
+        Layout::Official | Layout::HuggingFace => {
+            let per_channel = matches!(name, "w0" | "a0" | "v0" | "k_k" | "k_a");
+            vector && (token_shift || per_channel || (name == "time_decay" && version == Version::V6))
+        }
+        Layout::Fla => vector && token_shift && version == Version::V7 && official.contains(".att."),
+        // The stacked vectors.
+        Layout::Gguf => token_shift && stored.len() == 2 && !matches!(name, "time_maa_w1" | "time_maa_w2"),
+    };
+    match (ones, layout) {
+        (false, _) => stored,
+        (true, Layout::Gguf) => vec![stored[0], 1, 1, stored[1]],
+        (true, _) => vec![1, 1, stored[0]],
     }
 }
 
@@ -176,6 +201,17 @@ pub(crate) fn fill(name: &str, block: usize) -> String {
 }
 
 impl Config {
+    /// The official shape of a tensor, `None` where models of this version have none of that name.
+    pub(crate) fn shape(&self, official: &str) -> Option<Vec<usize>> {
+        let (generic, block) = match official.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
+            Some((block, rest)) => (format!("blocks.{{}}.{rest}"), block.parse().ok()?),
+            None => (official.to_string(), 0),
+        };
+        let entry = table(self.version).into_iter().find(|entry| entry.official == generic)?;
+        let known = block < self.layers && fill(entry.official, block) == official;
+        known.then(|| entry.shape.iter().map(|dim| dim.length(self)).collect())
+    }
+
     /// Official name and shape of every tensor that a checkpoint of these sizes must hold, row by row of the table.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (rows, mut tensors) = (table(self.version), Vec::new());

@@ -249,7 +249,11 @@ pub(crate) fn write_atomically(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&mut fs::File>) -> io::Result<()>,
 ) -> Result<(), Error> {
-    let io_error = |source| Error::Io { file: path.to_path_buf(), source };
+    // Errors of this crate that passed through a writer come out as they went in.
+    let io_error = |source: io::Error| match source.downcast::<Error>() {
+        Ok(error) => error,
+        Err(source) => Error::Io { file: path.to_path_buf(), source },
+    };
     // Through a link to the file it names: renaming would replace the link.
     let target = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     if fs::metadata(&target).is_ok_and(|m| !m.is_file()) {
