@@ -23,22 +23,26 @@ pub enum Level {
     Portable,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
+    /// [`Level::Avx2`] with AVX-VNNI. Only quantised products differ from it.
+    Avx2Vnni,
     /// x86-64 with AVX-512 F, VL, BW and DQ, besides all of [`Level::Avx2`].
     Avx512,
+    /// [`Level::Avx512`] with AVX512-VNNI. Only quantised products differ from it.
+    Avx512Vnni,
 }
 
 impl Level {
     /// Every level this CPU can run, narrowest first.
     pub fn available() -> &'static [Level] {
-        const ALL: [Level; 3] = [Level::Portable, Level::Avx2, Level::Avx512];
-        let widest = widest();
-        &ALL[..ALL.iter().take_while(|&&level| level <= widest).count()]
+        static AVAILABLE: OnceLock<Vec<Level>> = OnceLock::new();
+        AVAILABLE.get_or_init(detect)
     }
 
-    /// This level, or the widest one this CPU can run if that is narrower.
+    /// This level, or the widest narrower one that this CPU can run.
     #[inline]
     pub fn supported(self) -> Level {
-        self.min(widest())
+        // The levels are not a chain: a CPU may have AVX-512 without AVX-VNNI.
+        Level::available().iter().rev().copied().find(|&level| level <= self).unwrap_or(Level::Portable)
     }
 }
 
@@ -47,7 +51,9 @@ impl fmt::Display for Level {
         f.pad(match self {
             Level::Portable => "portable",
             Level::Avx2 => "avx2",
+            Level::Avx2Vnni => "avx2vnni",
             Level::Avx512 => "avx512",
+            Level::Avx512Vnni => "avx512vnni",
         })
     }
 }
@@ -58,8 +64,8 @@ thread_local! {
 
 /// The level in use: the widest one this CPU can run.
 ///
-/// The environment variable `ANSER_ISA` (`portable`, `avx2`, `avx512`), read once, can lower it. It never raises it,
-/// and any other value is ignored. Kernels that spread over threads ask once, on the thread that called them.
+/// The environment variable `ANSER_ISA` (the name of a level, such as `avx2`), read once, can lower it. It never raises
+/// it, and any other value is ignored. Kernels that spread over threads ask once, on the thread that called them.
 #[inline]
 pub fn level() -> Level {
     static LEVEL: OnceLock<Level> = OnceLock::new();
@@ -68,7 +74,9 @@ pub fn level() -> Level {
             let wanted = match std::env::var("ANSER_ISA").as_deref() {
                 Ok("portable") => Level::Portable,
                 Ok("avx2") => Level::Avx2,
-                _ => Level::Avx512,
+                Ok("avx2vnni") => Level::Avx2Vnni,
+                Ok("avx512") => Level::Avx512,
+                _ => Level::Avx512Vnni,
             };
             wanted.supported()
         })
@@ -88,26 +96,27 @@ pub fn with_level<R>(level: Level, f: impl FnOnce() -> R) -> R {
     f()
 }
 
-fn widest() -> Level {
-    static WIDEST: OnceLock<Level> = OnceLock::new();
-    *WIDEST.get_or_init(detect)
-}
-
+/// The levels of this CPU, narrowest first.
 #[cfg(target_arch = "x86_64")]
-fn detect() -> Level {
+fn detect() -> Vec<Level> {
     use std::arch::is_x86_feature_detected as has;
-    if !(has!("avx2") && has!("fma") && has!("f16c")) {
-        Level::Portable
-    } else if has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq") {
-        Level::Avx512
-    } else {
-        Level::Avx2
-    }
+    let avx2 = has!("avx2") && has!("fma") && has!("f16c");
+    let avx512 = avx2 && has!("avx512f") && has!("avx512vl") && has!("avx512bw") && has!("avx512dq");
+    [
+        (Level::Portable, true),
+        (Level::Avx2, avx2),
+        (Level::Avx2Vnni, avx2 && has!("avxvnni")),
+        (Level::Avx512, avx512),
+        (Level::Avx512Vnni, avx512 && has!("avx512vnni")),
+    ]
+    .into_iter()
+    .filter_map(|(level, there)| there.then_some(level))
+    .collect()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn detect() -> Level {
-    Level::Portable
+fn detect() -> Vec<Level> {
+    vec![Level::Portable]
 }
 
 /// What a body needs to know about the instruction set it is being compiled for.
@@ -181,14 +190,15 @@ macro_rules! dispatch {
             }
 
             match level.supported() {
-                // SAFETY: `supported` returns only levels whose features this CPU was found to have.
+                // SAFETY: `supported` returns only levels whose features this CPU was found to have. (The levels with
+                // VNNI matter to quantised products alone, which have a choice of their own.)
                 #[cfg(target_arch = "x86_64")]
                 #[allow(unsafe_code)]
-                $crate::simd::Level::Avx512 => unsafe { avx512 $(::<$n>)? ($($arg),*) },
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Vnni => unsafe { avx512 $(::<$n>)? ($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 #[allow(unsafe_code)]
-                $crate::simd::Level::Avx2 => unsafe { avx2 $(::<$n>)? ($($arg),*) },
+                $crate::simd::Level::Avx2 | $crate::simd::Level::Avx2Vnni => unsafe { avx2 $(::<$n>)? ($($arg),*) },
                 _ => $body::<$crate::simd::Portable $(, $n)?>($($arg),*),
             }
         }
@@ -217,7 +227,7 @@ mod tests {
 
     #[test]
     fn every_level_runs_a_body_it_can_run() {
-        for level in [Level::Portable, Level::Avx2, Level::Avx512] {
+        for level in [Level::Portable, Level::Avx2, Level::Avx2Vnni, Level::Avx512, Level::Avx512Vnni] {
             assert_eq!(dot(level, &[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
             assert_eq!(lanes::<7>(level, 3), 21);
         }

@@ -1,10 +1,12 @@
-//! Where packed weights live: anonymous memory that the kernel is asked to back with huge pages.
+//! Where packed weights live: anonymous memory that the kernel is asked to back with huge pages, or memory of somebody
+//! else, such as a mapped file.
 //!
 //! A matrix-vector product reads every weight once, so address translation counts: 4 KiB pages cost 15 to 30 % of the
 //! bandwidth. Small matrices therefore share slabs instead of rounding each up to a huge page.
 #![allow(unsafe_code)]
 
 use std::alloc::Layout;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use memmap2::MmapMut;
@@ -45,17 +47,26 @@ impl Mapping {
 /// The slab that small allocations are cut from, and how much of it is taken.
 static SLAB_IN_USE: Mutex<Option<(Arc<Mapping>, usize)>> = Mutex::new(None);
 
-/// A zeroed or formerly used, 64-byte aligned range of bytes, owned.
+/// Somebody's bytes, shared.
+pub(super) type Owner = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
+/// What keeps weights alive.
+enum Keeper {
+    Mapping(#[expect(dead_code, reason = "kept, not read")] Arc<Mapping>),
+    Owner(#[expect(dead_code, reason = "kept, not read")] Owner),
+}
+
+/// A 64-byte aligned range of bytes: owned, zeroed or formerly used, or a part of somebody's.
 pub(super) struct Weights {
     start: *mut u8,
     length: usize,
-    _mapping: Arc<Mapping>,
+    keeper: Keeper,
 }
 
 // SAFETY: `Weights` owns its bytes: ranges cut from a slab are disjoint, and are handed out again only when no
-// allocation of the slab is left.
+// allocation of the slab is left. Or it shares, read-only, those of an owner that is Send and Sync.
 unsafe impl Send for Weights {}
-// SAFETY: as above; shared access is read-only except through `as_mut_ptr`, which needs `&mut`.
+// SAFETY: as above; shared access is read-only.
 unsafe impl Sync for Weights {}
 
 impl Weights {
@@ -63,7 +74,7 @@ impl Weights {
     pub(super) fn new(length: usize) -> Weights {
         if length >= LARGE {
             let mapping = Mapping::new(length);
-            return Weights { start: mapping.start, length, _mapping: Arc::new(mapping) };
+            return Weights { start: mapping.start, length, keeper: Keeper::Mapping(Arc::new(mapping)) };
         }
         let mut slab = SLAB_IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
         let (mapping, taken) = match slab.take() {
@@ -76,7 +87,16 @@ impl Weights {
         };
         *slab = Some((Arc::clone(&mapping), taken + length.next_multiple_of(ALIGN)));
         // SAFETY: taken + length lies within the mapping.
-        Weights { start: unsafe { mapping.start.add(taken) }, length, _mapping: mapping }
+        Weights { start: unsafe { mapping.start.add(taken) }, length, keeper: Keeper::Mapping(mapping) }
+    }
+
+    /// A part of an owner's bytes; `None` if they do not reach so far or the part is not aligned.
+    pub(super) fn borrow(owner: &Owner, range: Range<usize>) -> Option<Weights> {
+        // What `as_ref` returned stays valid for as long as the owner is borrowed, and the clone borrows it.
+        let keeper = Arc::clone(owner);
+        let bytes = (*keeper).as_ref().get(range)?;
+        let (start, length) = (bytes.as_ptr().cast_mut(), bytes.len());
+        start.addr().is_multiple_of(ALIGN).then(|| Weights { start, length, keeper: Keeper::Owner(keeper) })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -88,11 +108,14 @@ impl Weights {
     }
 
     pub(super) fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is owned, mapped and initialised (anonymous mappings start zeroed).
+        // SAFETY: the range is mapped and initialised (anonymous mappings start zeroed), and kept alive.
         unsafe { std::slice::from_raw_parts(self.start, self.length) }
     }
 
+    /// # Panics
+    /// If the bytes are borrowed.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        assert!(matches!(self.keeper, Keeper::Mapping(_)), "borrowed weights are read-only");
         // SAFETY: as above, and exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.length) }
     }

@@ -1,4 +1,5 @@
-//! Matrix products of the layers: `y = f(W x)` with packed weights in f32, bf16 or f16, activations in f32.
+//! Matrix products of the layers: `y = f(W x)` with packed weights, activations in f32. This page is about weights in
+//! f32, bf16 and f16; for integer codes see [`quant`].
 //!
 //! **The order of summation.** Every output element is a sum of blocks of 256 terms along the columns of W, the blocks
 //! added in order; within a block it is one chain of fused multiply-adds, from the first column to the last. That order
@@ -12,6 +13,7 @@
 mod lanes;
 mod matrix;
 mod memory;
+pub mod quant;
 mod region;
 mod stream;
 mod tile;
@@ -19,7 +21,9 @@ mod tile;
 use std::fmt;
 use std::str::FromStr;
 
-pub use matrix::Matrix;
+pub use matrix::{Matrix, Packed, PackedError};
+use quant::layout::{Codes, Layout, Scales};
+pub use quant::repack::BlockFormat;
 pub use region::{products, products_at};
 
 /// Outputs that lie side by side in a packed matrix.
@@ -28,7 +32,7 @@ const PANEL: usize = 16;
 /// Columns whose terms form one chain of fused multiply-adds.
 const BLOCK: usize = 256;
 
-/// How the weights of a [`Matrix`] are stored. All are computed in f32.
+/// How the weights of a [`Matrix`] are stored. Floats are computed in f32, integer codes in integers (see [`quant`]).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Storage {
     /// 32-bit floats.
@@ -37,14 +41,95 @@ pub enum Storage {
     Bf16,
     /// IEEE half precision.
     F16,
+    /// Signed 8-bit codes, an f16 scale for 32 columns of a row: 8.5 bits a weight. GGUF's Q8_0 fits exactly.
+    Int8,
+    /// Codes 0 to 15; an 8-bit scale and an 8-bit minimum for 32 columns of a row, in units of two f16 for 256
+    /// columns: 4.625 bits a weight. GGUF's Q4_K fits exactly.
+    Int4,
+    /// GGUF's Q4_0: codes 0 to 15 less 8, an f16 scale for 32 columns of a row: 4.5 bits a weight.
+    Q4_0,
+    /// GGUF's Q5_K: codes 0 to 31, scales as [`Storage::Int4`]: 8.625 bits a weight in memory.
+    Q5K,
+    /// GGUF's Q6_K: codes -32 to 31, a signed 8-bit scale for 16 columns in units of an f16 for 256: 8.5625 bits in
+    /// memory.
+    Q6K,
+}
+
+/// What a storage means to the kernels.
+#[derive(Clone, Copy)]
+enum Kind {
+    Float(Float),
+    Codes(Layout),
+}
+
+/// The floating-point storages.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Float {
+    F32,
+    Bf16,
+    F16,
+}
+
+impl Float {
+    /// Bytes of a weight.
+    fn bytes(self) -> usize {
+        match self {
+            Float::F32 => 4,
+            Float::Bf16 | Float::F16 => 2,
+        }
+    }
 }
 
 impl Storage {
-    /// Bytes of a weight.
-    pub fn bytes(self) -> usize {
+    /// Every storage.
+    pub const ALL: [Storage; 8] = [
+        Storage::F32,
+        Storage::Bf16,
+        Storage::F16,
+        Storage::Int8,
+        Storage::Int4,
+        Storage::Q4_0,
+        Storage::Q5K,
+        Storage::Q6K,
+    ];
+
+    fn kind(self) -> Kind {
         match self {
-            Storage::F32 => 4,
-            Storage::Bf16 | Storage::F16 => 2,
+            Storage::F32 => Kind::Float(Float::F32),
+            Storage::Bf16 => Kind::Float(Float::Bf16),
+            Storage::F16 => Kind::Float(Float::F16),
+            Storage::Int8 => Kind::Codes(Layout { codes: Codes::Bytes, scales: Scales::Half { offset: 0 } }),
+            Storage::Int4 => Kind::Codes(Layout { codes: Codes::Nibbles, scales: Scales::Affine }),
+            Storage::Q4_0 => Kind::Codes(Layout { codes: Codes::Nibbles, scales: Scales::Half { offset: 8 } }),
+            Storage::Q5K => Kind::Codes(Layout { codes: Codes::Bytes, scales: Scales::Affine }),
+            Storage::Q6K => Kind::Codes(Layout { codes: Codes::Bytes, scales: Scales::Sixteen }),
+        }
+    }
+
+    /// Bits of a weight, scales included, in a matrix without padding.
+    pub fn bits(self) -> f32 {
+        match self.kind() {
+            Kind::Float(float) => 8.0 * float.bytes() as f32,
+            Kind::Codes(layout) => layout.panel_bytes(BLOCK) as f32 * 8.0 / (PANEL * BLOCK) as f32,
+        }
+    }
+
+    /// Whether [`Matrix::pack`] makes it. The others come from the blocks of a file only ([`Matrix::repack`]).
+    pub fn is_made_from_values(self) -> bool {
+        !matches!(self, Storage::Q4_0 | Storage::Q5K | Storage::Q6K)
+    }
+}
+
+/// Bytes that a matrix of [rows, cols] takes when packed; `None` if that is more than can be counted, or if `cols` is 0.
+pub fn packed_len(storage: Storage, rows: usize, cols: usize) -> Option<usize> {
+    let panels = rows.div_ceil(PANEL);
+    match storage.kind() {
+        _ if cols == 0 => None,
+        Kind::Float(float) => panels.checked_mul(PANEL)?.checked_mul(cols)?.checked_mul(float.bytes()),
+        Kind::Codes(layout) => {
+            // A panel takes less than 64 bytes for a column, and less than two blocks more for padding.
+            cols.checked_next_multiple_of(BLOCK)?.checked_mul(64)?;
+            panels.checked_mul(layout.panel_bytes(cols))
         }
     }
 }
@@ -55,6 +140,11 @@ impl fmt::Display for Storage {
             Storage::F32 => "f32",
             Storage::Bf16 => "bf16",
             Storage::F16 => "f16",
+            Storage::Int8 => "int8",
+            Storage::Int4 => "int4",
+            Storage::Q4_0 => "q4_0",
+            Storage::Q5K => "q5_k",
+            Storage::Q6K => "q6_k",
         })
     }
 }
@@ -65,7 +155,7 @@ pub struct UnknownStorage(pub String);
 
 impl fmt::Display for UnknownStorage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unknown weight format {:?}; expected f32, bf16 or f16", self.0)
+        write!(f, "unknown weight format {:?}; expected f32, bf16, f16, int8, int4, q4_0, q5_k or q6_k", self.0)
     }
 }
 
@@ -75,12 +165,9 @@ impl FromStr for Storage {
     type Err = UnknownStorage;
 
     fn from_str(name: &str) -> Result<Storage, UnknownStorage> {
-        match name {
-            "f32" => Ok(Storage::F32),
-            "bf16" => Ok(Storage::Bf16),
-            "f16" => Ok(Storage::F16),
-            _ => Err(UnknownStorage(name.to_string())),
-        }
+        (Storage::ALL.into_iter())
+            .find(|storage| storage.to_string() == name)
+            .ok_or_else(|| UnknownStorage(name.to_string()))
     }
 }
 

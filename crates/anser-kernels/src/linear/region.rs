@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 
+use super::quant::reference;
 use super::stream::{ABREAST, FEW, stream};
 use super::tile::{CHUNK, tiles};
-use super::{Epilogue, Matrix, PANEL, Product, Storage};
+use super::{Epilogue, Float, Kind, Matrix, PANEL, Product};
 use crate::activation::{relu2_1, sigmoid1, silu1, tanh1};
 use crate::pool::Pool;
 use crate::simd::{Isa, Level, level};
@@ -21,7 +22,7 @@ const PANELS_A_COPY: usize = 8;
 
 /// The part of a product that one thread computes in one go.
 pub(super) struct Piece {
-    pub(super) storage: Storage,
+    pub(super) storage: Float,
     /// The packed matrix and its columns.
     pub(super) w: *const u8,
     pub(super) cols: usize,
@@ -104,6 +105,9 @@ pub fn products(pool: &Pool, products: &mut [Product<'_>]) {
 /// As [`products`].
 pub fn products_at(level: Level, pool: &Pool, products: &mut [Product<'_>]) {
     for products in products.chunks_mut(TOGETHER) {
+        for product in products.iter_mut().filter(|product| matches!(product.w.storage().kind(), Kind::Codes(_))) {
+            slowly(level, pool, product);
+        }
         let mut tasks = Tasks([None; TOGETHER]);
         let (mut total, mut grain) = (0, GRAIN);
         for (task, product) in tasks.0.iter_mut().zip(products) {
@@ -123,6 +127,24 @@ pub fn products_at(level: Level, pool: &Pool, products: &mut [Product<'_>]) {
             }
         });
     }
+}
+
+/// A product of codes by the reference.
+fn slowly(level: Level, pool: &Pool, product: &mut Product<'_>) {
+    let w = product.w;
+    let then = product.then;
+    let x = product.x;
+    pool.run_rows(product.y, w.rows(), 1, |row, y| {
+        let x = &x[row * w.cols()..][..w.cols()];
+        reference(level, w, x, y, if then == Epilogue::Add { then } else { Epilogue::Store });
+        match then {
+            Epilogue::Store | Epilogue::Add => {}
+            Epilogue::Relu2 => crate::activation::relu2(y),
+            Epilogue::Tanh => crate::activation::tanh(y),
+            Epilogue::Sigmoid => crate::activation::sigmoid(y),
+            Epilogue::Silu => crate::activation::silu(y),
+        }
+    });
 }
 
 fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
@@ -165,8 +187,9 @@ fn compute(level: Level, task: &Task<'_>, costs: &Range<usize>) {
         let row = chunk * task.chunk_rows;
         // SAFETY: the row is less than T, so both pointers stay inside x and y.
         let (x, y) = unsafe { (task.x.add(row * task.w.cols()), task.y.add(row * task.w.rows())) };
+        let Kind::Float(storage) = task.w.storage().kind() else { return };
         let piece = Piece {
-            storage: task.w.storage(),
+            storage,
             w: task.w.start(),
             cols: task.w.cols(),
             outputs: task.w.rows(),

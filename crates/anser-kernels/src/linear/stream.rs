@@ -6,7 +6,7 @@
 
 use super::lanes::{Bf16, F16, F32, Format, Lanes, load, store};
 use super::region::{Piece, finish};
-use super::{BLOCK, Epilogue, PANEL, Storage};
+use super::{BLOCK, Epilogue, Float, PANEL};
 use crate::simd::{Level, dispatch};
 
 /// The most rows of x that are computed this way. With more, widening the weights once for all rows pays.
@@ -35,9 +35,9 @@ fn stream_body<I: Lanes>(piece: &Piece) {
     // SAFETY: the only caller promises what `stream` asks for, and `dispatch!` checked the instruction set.
     unsafe {
         match piece.storage {
-            Storage::F32 => by_rows::<I, F32>(piece),
-            Storage::Bf16 => by_rows::<I, Bf16>(piece),
-            Storage::F16 => by_rows::<I, F16>(piece),
+            Float::F32 => by_rows::<I, F32>(piece),
+            Float::Bf16 => by_rows::<I, Bf16>(piece),
+            Float::F16 => by_rows::<I, F16>(piece),
         }
     }
     finish::<I>(piece);

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 
 use super::lanes::{Bf16, F16, Format, Lanes, load, store};
 use super::region::{Piece, finish};
-use super::{BLOCK, Epilogue, PANEL, Storage};
+use super::{BLOCK, Epilogue, Float, PANEL};
 use crate::simd::{Level, dispatch};
 
 /// The most rows of a piece: with a block of columns each, half of a second-level cache of 512 KiB.
@@ -51,8 +51,8 @@ fn tiles_body<I: Lanes>(piece: &Piece, scratch: &mut [Line]) {
     unsafe {
         // The tile that fills the registers: 12 accumulators of 16 on AVX2, 24 of 32 on AVX-512.
         match I::LEVEL {
-            Level::Avx512 => blocks::<I, 12, 2>(piece, scratch),
-            Level::Avx2 => blocks::<I, 6, 1>(piece, scratch),
+            Level::Avx512 | Level::Avx512Vnni => blocks::<I, 12, 2>(piece, scratch),
+            Level::Avx2 | Level::Avx2Vnni => blocks::<I, 6, 1>(piece, scratch),
             Level::Portable => blocks::<I, 4, 1>(piece, scratch),
         }
     }
@@ -82,9 +82,9 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize>(piece: &Piece, scratc
                     let from = piece.w.add(panel * panel_bytes + start * column);
                     let wide = wide.add(p * BLOCK * PANEL);
                     w[p] = match piece.storage {
-                        Storage::F32 => from.cast(),
-                        Storage::Bf16 => widen::<I, Bf16>(from, length, wide),
-                        Storage::F16 => widen::<I, F16>(from, length, wide),
+                        Float::F32 => from.cast(),
+                        Float::Bf16 => widen::<I, Bf16>(from, length, wide),
+                        Float::F16 => widen::<I, F16>(from, length, wide),
                     };
                 }
                 rows::<I, R, P>(piece, scratch, w, panel, start, length);
