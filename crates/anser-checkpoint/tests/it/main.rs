@@ -4,6 +4,7 @@
 
 mod allocation;
 mod config;
+mod export;
 mod files;
 mod formats;
 mod gguf;
