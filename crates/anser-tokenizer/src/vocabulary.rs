@@ -1,5 +1,7 @@
 //! `rwkv_vocab*.txt`: one line an entry, `id literal length`, the literal in Python's spelling.
 
+use std::fmt::Write;
+
 use crate::Error;
 
 /// Largest id a vocabulary may use: its tables are indexed by id, so a hostile id must not size them.
@@ -24,6 +26,43 @@ pub fn parse(text: &str) -> Result<Vec<(u32, Vec<u8>)>, Error> {
         entries.push(entry);
     }
     Ok(entries)
+}
+
+/// Writes entries as such a file, which [`parse`] reads back: the reverse of it. Text is spelled as `str` literals,
+/// everything else as `bytes`; what is neither ASCII nor a letter or digit is escaped.
+pub fn write<'a>(entries: impl IntoIterator<Item = (u32, &'a [u8])>) -> String {
+    let mut out = String::new();
+    for (id, bytes) in entries {
+        let literal = match std::str::from_utf8(bytes) {
+            Ok(text) => quoted("", text.chars()),
+            Err(_) => quoted("b", bytes.iter().map(|&byte| byte as char)),
+        };
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{id} {literal} {}", bytes.len());
+    }
+    out
+}
+
+/// A Python literal of these characters.
+fn quoted(prefix: &str, chars: impl Iterator<Item = char> + Clone) -> String {
+    let quote = if chars.clone().any(|c| c == '\'') { '"' } else { '\'' };
+    let mut out = format!("{prefix}{quote}");
+    let plain = |c: char| c == ' ' || c.is_ascii_graphic() || (prefix.is_empty() && c.is_alphanumeric());
+    for c in chars {
+        let _ = match c {
+            '\n' => write!(out, "\\n"),
+            '\r' => write!(out, "\\r"),
+            '\t' => write!(out, "\\t"),
+            '\\' => write!(out, "\\\\"),
+            c if c == quote => write!(out, "\\{quote}"),
+            c if plain(c) => write!(out, "{c}"),
+            c if c as u32 <= 0xff => write!(out, "\\x{:02x}", c as u32),
+            c if c as u32 <= 0xffff => write!(out, "\\u{:04x}", c as u32),
+            c => write!(out, "\\U{:08x}", c as u32),
+        };
+    }
+    out.push(quote);
+    out
 }
 
 fn parse_line(line: &str) -> Result<(u32, Vec<u8>), String> {
@@ -117,6 +156,16 @@ mod tests {
         for bad in ["", "a", "'", "b'é'", r"'\ud800'", r"'\x4'", r"'\q'", r"'\'", "'a'b'", r"b'\u4f60'"] {
             assert!(parse_literal(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let cases = ["a b", "it's", "'\"", "\n\t\r\\", "\u{7f}é你😀\u{3000}\u{2028}\u{85}"].map(str::as_bytes);
+        let cases = [&cases[..], &[b"\x80\xff a'\\", b"\x00"]].concat();
+        let entries: Vec<(u32, Vec<u8>)> = (1..).zip(cases.iter().map(|bytes| bytes.to_vec())).collect();
+        let text = write(entries.iter().map(|(id, bytes)| (*id, &bytes[..])));
+        assert_eq!(parse(&text).unwrap(), entries, "{text}");
+        assert_eq!(text.lines().count(), entries.len());
     }
 
     #[test]

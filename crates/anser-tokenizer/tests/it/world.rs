@@ -84,6 +84,14 @@ fn the_embedded_table_is_what_its_vocabulary_gives() {
 }
 
 #[test]
+fn a_written_vocabulary_is_the_published_one() {
+    let world = World::published();
+    let entries = (1..world.vocab_size() as u32).filter_map(|id| Some((id, world.token_bytes(id)?)));
+    let text = vocabulary::write(entries);
+    assert_eq!(Tokenizer::from_bytes(text.as_bytes(), None).unwrap().name(), "World");
+}
+
+#[test]
 fn another_vocabulary_of_the_same_kind() {
     let text = "1 'a' 1\n2 'ab' 2\n7 'b' 1\n5 b'\\xff' 1\n";
     let tokenizer = Tokenizer::from_bytes(text.as_bytes(), None).unwrap();
