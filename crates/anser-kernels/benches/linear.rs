@@ -40,11 +40,11 @@ fn matrix(pool: &Pool, storage: Storage, [rows, cols]: [usize; 2]) -> Matrix {
 fn decode(criterion: &mut Criterion) {
     let pool = pool();
     let mut group = criterion.benchmark_group(format!("token, {} threads", pool.threads()));
-    for storage in [Storage::F32, Storage::Bf16, Storage::F16] {
+    for storage in [Storage::F32, Storage::Bf16, Storage::F16, Storage::Int8, Storage::Int4] {
         let region = |shapes: &[[usize; 2]]| shapes.iter().map(|&s| matrix(&pool, storage, s)).collect();
         let mut regions: Vec<Vec<Matrix>> = (0..LAYERS).flat_map(|_| LAYER.map(region)).collect();
         regions.push(vec![matrix(&pool, storage, [VOCAB, WIDTH])]);
-        for rows in [1, 4] {
+        for rows in [1, 4, 16] {
             let x = vec![0.5; rows * FFN];
             let mut y: Vec<Vec<f32>> = (0..LAYER[0].len()).map(|_| vec![0.0; rows * VOCAB]).collect();
             group.throughput(Throughput::Bytes(regions.iter().flatten().map(|w| w.bytes() as u64).sum()));
@@ -71,7 +71,7 @@ fn decode(criterion: &mut Criterion) {
 fn prefill(criterion: &mut Criterion) {
     let pool = pool();
     let mut group = criterion.benchmark_group(format!("product, {} threads", pool.threads()));
-    for storage in [Storage::F32, Storage::Bf16] {
+    for storage in [Storage::F32, Storage::Bf16, Storage::Int8, Storage::Int4] {
         for [rows, cols, outputs] in [[512, WIDTH, WIDTH], [512, WIDTH, FFN], [512, FFN, WIDTH], [16, WIDTH, FFN]] {
             let w = matrix(&pool, storage, [outputs, cols]);
             let x = vec![0.5; rows * cols];

@@ -143,9 +143,17 @@ pub struct Portable;
 #[derive(Clone, Copy)]
 pub struct Avx2;
 
+/// AVX2 with AVX-VNNI: for quantised products.
+#[derive(Clone, Copy)]
+pub struct Avx2Vnni;
+
 /// AVX-512 F, VL, BW, DQ.
 #[derive(Clone, Copy)]
 pub struct Avx512;
+
+/// AVX-512 with AVX512-VNNI: for quantised products.
+#[derive(Clone, Copy)]
+pub struct Avx512Vnni;
 
 impl Isa for Portable {
     const LEVEL: Level = Level::Portable;
@@ -159,8 +167,20 @@ impl Isa for Avx2 {
     const LANES: usize = 8;
 }
 
+impl Isa for Avx2Vnni {
+    const LEVEL: Level = Level::Avx2Vnni;
+    const FMA: bool = true;
+    const LANES: usize = 8;
+}
+
 impl Isa for Avx512 {
     const LEVEL: Level = Level::Avx512;
+    const FMA: bool = true;
+    const LANES: usize = 16;
+}
+
+impl Isa for Avx512Vnni {
+    const LEVEL: Level = Level::Avx512Vnni;
     const FMA: bool = true;
     const LANES: usize = 16;
 }

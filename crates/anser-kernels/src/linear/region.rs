@@ -1,14 +1,18 @@
 //! One parallel region for several products: cutting them into pieces of work.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::ops::Range;
 
-use super::quant::reference;
-use super::stream::{ABREAST, FEW, stream};
+use smallvec::SmallVec;
+
+use super::quant::{Activations, GROUP, kernel, quantise_at};
+pub(super) use super::stream::FEW;
+use super::stream::{ABREAST, stream};
 use super::tile::{CHUNK, tiles};
-use super::{Epilogue, Float, Kind, Matrix, PANEL, Product};
+use super::{BLOCK, Epilogue, Float, Kind, Matrix, PANEL, Product};
 use crate::activation::{relu2_1, sigmoid1, silu1, tanh1};
-use crate::pool::Pool;
+use crate::pool::{Pool, SharedMut};
 use crate::simd::{Isa, Level, level};
 
 /// Products that share a region; more are computed in several.
@@ -37,26 +41,56 @@ pub(super) struct Piece {
     pub(super) then: Epilogue,
 }
 
-/// Applies the function of the epilogue to the piece's part of y. Element by element, so that it does not matter how
-/// the product was cut.
+/// A part of y: some rows of some panels.
+pub(super) struct Part {
+    /// The first row.
+    pub(super) y: *mut f32,
+    pub(super) outputs: usize,
+    pub(super) panels: Range<usize>,
+    pub(super) rows: usize,
+    pub(super) then: Epilogue,
+}
+
+impl Part {
+    /// The first output of a row of a panel.
+    #[inline(always)]
+    pub(super) fn at(&self, row: usize, panel: usize) -> *mut f32 {
+        self.y.wrapping_add(row * self.outputs + panel * PANEL)
+    }
+
+    /// The outputs of a panel.
+    #[inline(always)]
+    pub(super) fn width(&self, panel: usize) -> usize {
+        (self.outputs - panel * PANEL).min(PANEL)
+    }
+}
+
+/// Applies the function of the epilogue to the piece's part of y.
 #[inline(always)]
 pub(super) fn finish<I: Isa>(piece: &Piece) {
-    match piece.then {
+    let Piece { y, outputs, rows, then, .. } = *piece;
+    finish_part::<I>(&Part { y, outputs, panels: piece.panels.clone(), rows, then });
+}
+
+/// Applies the function of the epilogue, element by element, so that it does not matter how the product was cut.
+#[inline(always)]
+pub(super) fn finish_part<I: Isa>(part: &Part) {
+    match part.then {
         Epilogue::Store | Epilogue::Add => {}
-        Epilogue::Relu2 => map(piece, relu2_1),
-        Epilogue::Tanh => map(piece, tanh1::<I>),
-        Epilogue::Sigmoid => map(piece, sigmoid1::<I>),
-        Epilogue::Silu => map(piece, silu1::<I>),
+        Epilogue::Relu2 => map(part, relu2_1),
+        Epilogue::Tanh => map(part, tanh1::<I>),
+        Epilogue::Sigmoid => map(part, sigmoid1::<I>),
+        Epilogue::Silu => map(part, silu1::<I>),
     }
 }
 
 #[inline(always)]
-fn map(piece: &Piece, f: impl Fn(f32) -> f32) {
-    let columns = piece.panels.start * PANEL..piece.outputs.min(piece.panels.end * PANEL);
-    for row in 0..piece.rows {
-        // SAFETY: the piece's part of y, which this thread alone writes.
+fn map(part: &Part, f: impl Fn(f32) -> f32) {
+    let columns = part.panels.start * PANEL..part.outputs.min(part.panels.end * PANEL);
+    for row in 0..part.rows {
+        // SAFETY: the part of y that this thread alone writes.
         let y =
-            unsafe { std::slice::from_raw_parts_mut(piece.y.add(row * piece.outputs + columns.start), columns.len()) };
+            unsafe { std::slice::from_raw_parts_mut(part.y.add(row * part.outputs + columns.start), columns.len()) };
         y.iter_mut().for_each(|y| *y = f(*y));
     }
 }
@@ -66,6 +100,8 @@ fn map(piece: &Piece, f: impl Fn(f32) -> f32) {
 struct Task<'a> {
     w: &'a Matrix,
     x: *const f32,
+    /// x in integers, if W is: block after block, in it row after row.
+    codes: *const Activations,
     y: *mut f32,
     rows: usize,
     then: Epilogue,
@@ -105,9 +141,6 @@ pub fn products(pool: &Pool, products: &mut [Product<'_>]) {
 /// As [`products`].
 pub fn products_at(level: Level, pool: &Pool, products: &mut [Product<'_>]) {
     for products in products.chunks_mut(TOGETHER) {
-        for product in products.iter_mut().filter(|product| matches!(product.w.storage().kind(), Kind::Codes(_))) {
-            slowly(level, pool, product);
-        }
         let mut tasks = Tasks([None; TOGETHER]);
         let (mut total, mut grain) = (0, GRAIN);
         for (task, product) in tasks.0.iter_mut().zip(products) {
@@ -119,33 +152,83 @@ pub fn products_at(level: Level, pool: &Pool, products: &mut [Product<'_>]) {
             *task = Some(planned);
         }
         let grain = grain.min(total / (4 * pool.threads())).max(GRAIN);
-        // The whole struct, not its field, so that the closure is Sync.
-        let tasks = &tasks;
-        pool.run(total, grain, |costs| {
-            for task in tasks.0.iter().flatten() {
-                compute(level, task, &costs);
-            }
+        ACTIVATIONS.with_borrow_mut(|activations| {
+            quantise_inputs(level, pool, &mut tasks, activations);
+            // The whole struct, not its field, so that the closure is Sync.
+            let tasks = &tasks;
+            pool.run(total, grain, |costs| {
+                for task in tasks.0.iter().flatten() {
+                    compute(level, task, &costs);
+                }
+            });
         });
     }
 }
 
-/// A product of codes by the reference.
-fn slowly(level: Level, pool: &Pool, product: &mut Product<'_>) {
-    let w = product.w;
-    let then = product.then;
-    let x = product.x;
-    pool.run_rows(product.y, w.rows(), 1, |row, y| {
-        let x = &x[row * w.cols()..][..w.cols()];
-        reference(level, w, x, y, if then == Epilogue::Add { then } else { Epilogue::Store });
-        match then {
-            Epilogue::Store | Epilogue::Add => {}
-            Epilogue::Relu2 => crate::activation::relu2(y),
-            Epilogue::Tanh => crate::activation::tanh(y),
-            Epilogue::Sigmoid => crate::activation::sigmoid(y),
-            Epilogue::Silu => crate::activation::silu(y),
+thread_local! {
+    /// The inputs of a region in integers, those of the thread that called.
+    static ACTIVATIONS: RefCell<Vec<Activations>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Blocks of x worth handing to a thread.
+const BLOCKS_A_THREAD: usize = 64;
+
+/// Turns the inputs of quantised matrices into integers, every input once however many matrices it is multiplied with.
+fn quantise_inputs(level: Level, pool: &Pool, tasks: &mut Tasks<'_>, activations: &mut Vec<Activations>) {
+    let blocks = |task: &Task<'_>| task.w.cols().div_ceil(BLOCK) * task.rows;
+    // The tasks that brought an input, and where it begins.
+    let mut inputs: SmallVec<[(Task<'_>, usize); TOGETHER]> = SmallVec::new();
+    let mut places = [0; TOGETHER];
+    let mut total = 0;
+    for (task, place) in tasks.0.iter().flatten().zip(&mut places) {
+        if let Kind::Float(_) = task.w.storage().kind() {
+            continue;
+        }
+        let same = |known: &Task<'_>| (known.x, known.rows, known.w.cols()) == (task.x, task.rows, task.w.cols());
+        *place = match inputs.iter().find(|(known, _)| same(known)) {
+            Some((_, place)) => *place,
+            None => {
+                inputs.push((*task, total));
+                total += blocks(task);
+                total - blocks(task)
+            }
+        };
+    }
+    if total == 0 {
+        return;
+    }
+    if activations.len() < total {
+        activations.resize(total, Activations::ZERO);
+    }
+    let shared = SharedMut::new(&mut activations[..total]);
+    let inputs = Inputs(inputs);
+    let inputs = &inputs;
+    pool.run(total, BLOCKS_A_THREAD, |range| {
+        // SAFETY: `run` hands out disjoint ranges.
+        let activations = unsafe { shared.range(range.clone()) };
+        for (task, place) in &inputs.0 {
+            let cols = task.w.cols();
+            for at in range.start.max(*place)..range.end.min(place + blocks(task)) {
+                let (b, row) = ((at - place) / task.rows, (at - place) % task.rows);
+                // SAFETY: the block is within x, which `plan` checked.
+                let x = unsafe {
+                    let length = (cols - b * BLOCK).min(BLOCK);
+                    std::slice::from_raw_parts(task.x.add(row * cols + b * BLOCK), length)
+                };
+                quantise_at(level, x, &mut activations[at - range.start]);
+            }
         }
     });
+    for (task, place) in tasks.0.iter_mut().flatten().zip(places) {
+        task.codes = activations[place..].as_ptr();
+    }
 }
+
+/// Tasks and where their inputs begin, shared with the threads of a region.
+struct Inputs<'a>(SmallVec<[(Task<'a>, usize); TOGETHER]>);
+
+// SAFETY: threads read x through the pointers and nothing else.
+unsafe impl Sync for Inputs<'_> {}
 
 fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
     let Product { w, x, y, then } = product;
@@ -161,9 +244,15 @@ fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
     let panels = w.rows().div_ceil(PANEL);
     let (chunk_rows, group) = if rows <= FEW { (rows.max(1), 1) } else { (rows.div_ceil(rows.div_ceil(CHUNK)), 2) };
     let groups = panels.div_ceil(group);
+    // Of codes there are fewer bytes, and more fit into an instruction.
+    let cost = match w.storage().kind() {
+        Kind::Float(_) => w.cols(),
+        Kind::Codes(_) => w.cols().div_ceil(2),
+    };
     Task {
         w,
         x: x.as_ptr(),
+        codes: std::ptr::null(),
         y: y.as_mut_ptr(),
         rows,
         then: *then,
@@ -171,7 +260,7 @@ fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
         group,
         groups,
         start,
-        unit_cost: w.cols() * group * chunk_rows.div_ceil(ABREAST),
+        unit_cost: cost * group * chunk_rows.div_ceil(ABREAST),
         units: rows.div_ceil(chunk_rows) * groups,
     }
 }
@@ -185,22 +274,35 @@ fn compute(level: Level, task: &Task<'_>, costs: &Range<usize>) {
         let end = to.min((chunk + 1) * task.groups);
         let (first, last) = (from - chunk * task.groups, end - chunk * task.groups);
         let row = chunk * task.chunk_rows;
-        // SAFETY: the row is less than T, so both pointers stay inside x and y.
-        let (x, y) = unsafe { (task.x.add(row * task.w.cols()), task.y.add(row * task.w.rows())) };
-        let Kind::Float(storage) = task.w.storage().kind() else { return };
-        let piece = Piece {
-            storage,
-            w: task.w.start(),
-            cols: task.w.cols(),
-            outputs: task.w.rows(),
-            panels: first * task.group..(last * task.group).min(task.w.rows().div_ceil(PANEL)),
-            x,
-            y,
-            rows: task.chunk_rows.min(task.rows - row),
-            then: task.then,
-        };
-        // SAFETY: `plan` checked the shapes, and no other thread gets these rows of these panels.
-        unsafe { if task.rows <= FEW { stream(level, &piece) } else { tiles(level, &piece) } }
+        let rows = task.chunk_rows.min(task.rows - row);
+        let (cols, outputs, then) = (task.w.cols(), task.w.rows(), task.then);
+        let panels = first * task.group..(last * task.group).min(outputs.div_ceil(PANEL));
+        // SAFETY: the row is less than T, so the pointers stay inside x and y. `plan` checked the shapes, and no other
+        // thread gets these rows of these panels.
+        unsafe {
+            let y = task.y.add(row * outputs);
+            match task.w.storage().kind() {
+                Kind::Float(storage) => {
+                    let (w, x) = (task.w.start(), task.x.add(row * cols));
+                    let piece = Piece { storage, w, cols, outputs, panels, x, y, rows, then };
+                    if task.rows <= FEW { stream(level, &piece) } else { tiles(level, &piece) }
+                }
+                Kind::Codes(layout) => kernel::compute(
+                    level,
+                    &kernel::Piece {
+                        layout,
+                        codes: task.w.start(),
+                        scales: task.w.start().add(task.w.scales_at(layout)),
+                        code_bytes: layout.code_bytes(cols),
+                        scale_bytes: layout.scale_bytes(cols),
+                        groups: cols.div_ceil(GROUP),
+                        x: task.codes.add(row),
+                        x_rows: task.rows,
+                        part: Part { y, outputs, panels, rows, then },
+                    },
+                ),
+            }
+        }
         from = end;
     }
 }

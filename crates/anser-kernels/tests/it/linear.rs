@@ -15,6 +15,7 @@ fn rounded(storage: Storage, value: f32) -> f32 {
         Storage::F32 => value,
         Storage::Bf16 => bf16::from_f32(value).to_f32(),
         Storage::F16 => f16::from_f32(value).to_f32(),
+        _ => unreachable!("only floats here"),
     }
 }
 
@@ -120,7 +121,7 @@ proptest! {
             let rows = values.len() / cols;
             let w = pack(&pool, storage, cols, &values);
             prop_assert_eq!((w.rows(), w.cols(), w.storage()), (rows, cols, storage));
-            prop_assert_eq!(w.bytes(), rows.next_multiple_of(16) * cols * storage.bytes());
+            prop_assert_eq!(w.bytes(), rows.next_multiple_of(16) * cols * storage.bits() as usize / 8);
             let mut out = vec![0.0; cols];
             for row in 0..rows {
                 w.unpack_row(row, &mut out);
@@ -257,5 +258,8 @@ fn storage_has_names() {
         assert_eq!(storage.to_string().parse(), Ok(storage));
     }
     let error = "f8".parse::<Storage>().expect_err("no such format");
-    assert_eq!(error.to_string(), "unknown weight format \"f8\"; expected f32, bf16 or f16");
+    assert_eq!(
+        error.to_string(),
+        "unknown weight format \"f8\"; expected f32, bf16, f16, int8, int4, q4_0, q5_k or q6_k"
+    );
 }

@@ -7,4 +7,5 @@ mod linear;
 mod norm;
 mod optimizer;
 mod pool;
+mod quant;
 mod recurrence;

@@ -15,13 +15,17 @@
 //! 1e-30 counts as zero.
 
 mod activations;
+pub(super) mod kernel;
+mod lanes;
 pub(super) mod layout;
 pub(super) mod pack;
 pub(super) mod repack;
+mod source;
 
 use super::{BLOCK, Epilogue, Kind, Matrix};
 use crate::simd::{Isa, Level, Portable};
-pub(super) use activations::{Activations, quantise_block};
+use activations::quantise_block;
+pub(super) use activations::{Activations, quantise_at};
 
 /// Columns whose codes share a scale.
 pub(super) const GROUP: usize = 32;

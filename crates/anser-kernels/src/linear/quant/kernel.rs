@@ -1,0 +1,487 @@
+//! The products of codes: few rows of x straight from the packed form, more rows from a block widened once.
+#![allow(unsafe_code)]
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::super::region::{FEW, Part, finish_part};
+use super::super::{BLOCK, Epilogue};
+use super::lanes::{Kernel, Lanes, load, store};
+use super::layout::{Codes, Layout, Scales};
+use super::source::{
+    Affine, Bytes, CodeSource, Half, Nibbles, ScaleSource, Sixteen, WIDE_CODES, WIDE_SCALES, WideCodes, WideScales,
+    widen,
+};
+use super::{Activations, GROUP};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx2Vnni, Avx512, Avx512Vnni};
+use crate::simd::{Level, Portable};
+
+/// How far ahead of their use codes are asked for, in bytes.
+const AHEAD: usize = 4096;
+
+/// Panels of the widest tile.
+const WIDEST: usize = 2;
+
+/// Groups of a whole block.
+const GROUPS: usize = BLOCK / GROUP;
+
+/// The part of a product that one thread computes in one go.
+pub(in super::super) struct Piece {
+    pub(in super::super) layout: Layout,
+    /// The planes of the whole matrix, and what a panel takes of each.
+    pub(in super::super) codes: *const u8,
+    pub(in super::super) scales: *const u8,
+    pub(in super::super) code_bytes: usize,
+    pub(in super::super) scale_bytes: usize,
+    /// Groups of a row.
+    pub(in super::super) groups: usize,
+    /// Block 0 of the first row of x; the next row follows it, the next block comes `x_rows` later.
+    pub(in super::super) x: *const Activations,
+    pub(in super::super) x_rows: usize,
+    /// What is written, and what becomes of it.
+    pub(in super::super) part: Part,
+}
+
+/// A cache line.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Line(#[expect(dead_code, reason = "used through a pointer")] [u8; 64]);
+
+thread_local! {
+    /// [`WIDEST`] blocks of a panel, widened.
+    static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Computes a piece.
+///
+/// # Safety
+/// The piece's pointers are valid for its shape, and nobody else touches its part of y.
+pub(in super::super) unsafe fn compute(level: Level, piece: &Piece) {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.resize(WIDEST * (WIDE_CODES + WIDE_SCALES) / 64, Line([0; 64]));
+        compute_at(level, piece, scratch.as_mut_ptr().cast());
+    });
+}
+
+/// Every level has a form of its own, unlike in other kernels.
+fn compute_at(level: Level, piece: &Piece, scratch: *mut u8) {
+    // SAFETY: the only caller promises what `compute` asks for, and `supported` returns only levels whose features this
+    // CPU was found to have.
+    unsafe {
+        match level.supported() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512Vnni => by_layout::<Avx512Vnni>(piece, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512 => by_layout::<Avx512>(piece, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2Vnni => by_layout::<Avx2Vnni>(piece, scratch),
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2 => by_layout::<Avx2>(piece, scratch),
+            _ => by_layout::<Portable>(piece, scratch),
+        }
+    }
+}
+
+unsafe fn by_layout<I: Lanes>(piece: &Piece, scratch: *mut u8) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        match (piece.layout.codes, piece.layout.scales) {
+            (Codes::Bytes, Scales::Half { .. }) => by_rows::<I, Bytes, Half<0>, WideScales<32, false>>(piece, scratch),
+            (Codes::Nibbles, Scales::Half { .. }) => {
+                by_rows::<I, Nibbles, Half<8>, WideScales<32, false>>(piece, scratch)
+            }
+            (Codes::Bytes, Scales::Affine) => by_rows::<I, Bytes, Affine, WideScales<32, true>>(piece, scratch),
+            (Codes::Nibbles, Scales::Affine) => by_rows::<I, Nibbles, Affine, WideScales<32, true>>(piece, scratch),
+            (_, Scales::Sixteen) => by_rows::<I, Bytes, Sixteen, WideScales<16, false>>(piece, scratch),
+        }
+        if !matches!(piece.part.then, Epilogue::Store | Epilogue::Add) {
+            I::run(Finish { part: &piece.part });
+        }
+    }
+}
+
+unsafe fn by_rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource>(piece: &Piece, scratch: *mut u8) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        match piece.part.rows {
+            // As many streams as accumulators allow: rows x streams x 2 registers on AVX2.
+            1 => streams::<I, C, S, 1, 4>(piece),
+            2 => streams::<I, C, S, 2, 2>(piece),
+            // The tile that fills the registers: 12 sums of 16 registers on AVX2, 24 of 32 on AVX-512.
+            _ => match I::LANES {
+                16 => blocks::<I, C, S, W, 12, 2>(piece, scratch),
+                8 => blocks::<I, C, S, W, 6, 1>(piece, scratch),
+                _ => blocks::<I, C, S, W, 2, 1>(piece, scratch),
+            },
+        }
+    }
+}
+
+/// The function of the epilogue.
+struct Finish<'a> {
+    part: &'a Part,
+}
+
+impl Kernel for Finish<'_> {
+    #[inline(always)]
+    unsafe fn run<I: Lanes>(self) {
+        finish_part::<I>(self.part);
+    }
+}
+
+/// Cuts the panels into `P` runs that are read side by side, each from front to back.
+unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(piece: &Piece) {
+    let Range { start: first, end } = piece.part.panels;
+    let length = (end - first) / P;
+    // SAFETY: by the contract of `compute`; all panels are among the piece's.
+    unsafe {
+        for i in 0..length {
+            let mut panel = [0; P];
+            for p in 0..P {
+                panel[p] = first + p * length + i;
+            }
+            I::run(Panels::<C, S, R, P> { piece, panels: panel, kinds: PhantomData });
+        }
+        for panel in first + P * length..end {
+            I::run(Panels::<C, S, R, 1> { piece, panels: [panel], kinds: PhantomData });
+        }
+    }
+}
+
+/// `R` rows of x, all that there are, times `P` panels, from the packed form.
+struct Panels<'a, C, S, const R: usize, const P: usize> {
+    piece: &'a Piece,
+    panels: [usize; P],
+    kinds: PhantomData<(C, S)>,
+}
+
+impl<C: CodeSource, S: ScaleSource, const R: usize, const P: usize> Kernel for Panels<'_, C, S, R, P> {
+    #[inline(always)]
+    unsafe fn run<I: Lanes>(self) {
+        // SAFETY: by the contract of `compute`.
+        unsafe { panels::<I, C, S, R, P>(self.piece, self.panels) }
+    }
+}
+
+#[inline(always)]
+unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(
+    piece: &Piece,
+    panels: [usize; P],
+) {
+    let part = &piece.part;
+    let add = part.then == Epilogue::Add;
+    // SAFETY: groups are within the matrix, rows within x and y (contract of `compute`).
+    unsafe {
+        let mut total = [[I::splat(0.0); P]; R];
+        if add {
+            for r in 0..R {
+                for p in 0..P {
+                    total[r][p] = load::<I>(part.at(r, panels[p]), part.width(panels[p]));
+                }
+            }
+        }
+        for b in 0..piece.groups.div_ceil(GROUPS) {
+            let x = piece.x.add(b * piece.x_rows);
+            let mut codes = [piece.codes; P];
+            let mut scales = [piece.scales; P];
+            for p in 0..P {
+                codes[p] = piece.codes.add(panels[p] * piece.code_bytes + b * (BLOCK / 8) * C::OCTET);
+                scales[p] = piece.scales.add(panels[p] * piece.scale_bytes + b * S::BLOCK);
+            }
+            let chain =
+                block::<I, C, S, R, P>(x, codes, scales, (piece.groups - b * GROUPS).min(GROUPS), Ahead::none());
+            for r in 0..R {
+                let step = I::splat((*x.add(r)).step);
+                for p in 0..P {
+                    total[r][p] = I::multiply_add(step, chain[r][p], total[r][p]);
+                }
+            }
+        }
+        for r in 0..R {
+            for p in 0..P {
+                store::<I>(total[r][p], part.at(r, panels[p]), part.width(panels[p]));
+            }
+        }
+    }
+}
+
+/// What a tile fetches for later: so many cache lines a group, of `P` panels.
+#[derive(Clone, Copy)]
+struct Ahead<const P: usize> {
+    codes: [*const u8; P],
+    lines: usize,
+}
+
+impl<const P: usize> Ahead<P> {
+    #[inline(always)]
+    fn none() -> Ahead<P> {
+        Ahead { codes: [std::ptr::null(); P], lines: 0 }
+    }
+}
+
+/// The heart: `R` rows of x times a block of `P` panels, without the step of x.
+#[inline(always)]
+unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(
+    x: *const Activations,
+    codes: [*const u8; P],
+    scales: [*const u8; P],
+    groups: usize,
+    mut ahead: Ahead<P>,
+) -> [[I::Row; P]; R] {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let mut chain = [[I::splat(0.0); P]; R];
+        for g in 0..groups {
+            if C::PACKED {
+                for p in 0..P {
+                    I::prefetch(scales[p].wrapping_add(g * (S::BLOCK / GROUPS) + AHEAD / 8));
+                }
+            } else {
+                for _ in 0..ahead.lines {
+                    for p in 0..P {
+                        I::prefetch_late(ahead.codes[p]);
+                        ahead.codes[p] = ahead.codes[p].wrapping_add(64);
+                    }
+                }
+            }
+            for part in 0..GROUP / S::COLUMNS {
+                let n = g * (GROUP / S::COLUMNS) + part;
+                let mut sums = [[I::no_sums(); P]; R];
+                for o in 0..S::COLUMNS / 8 {
+                    let octet = n * (S::COLUMNS / 8) + o;
+                    let mut at = codes;
+                    for p in 0..P {
+                        at[p] = codes[p].add(octet * C::OCTET);
+                        if C::PACKED {
+                            for line in 0..C::OCTET / 64 {
+                                I::prefetch(at[p].wrapping_add(AHEAD + line * 64));
+                            }
+                        }
+                    }
+                    pair::<I, C, R, P, 0>(x, at, octet, &mut sums);
+                    pair::<I, C, R, P, 1>(x, at, octet, &mut sums);
+                    pair::<I, C, R, P, 2>(x, at, octet, &mut sums);
+                    pair::<I, C, R, P, 3>(x, at, octet, &mut sums);
+                }
+                for p in 0..P {
+                    let scale = S::scale::<I>(scales[p], n);
+                    for r in 0..R {
+                        let mut sum = I::float(sums[r][p]);
+                        if S::OFFSET > 0.0 {
+                            // Exact: what is added and the result are integers below 2^24.
+                            sum = I::multiply_add(I::splat(-S::OFFSET), I::splat((*x.add(r)).sums[g]), sum);
+                        }
+                        chain[r][p] = I::multiply_add(scale, sum, chain[r][p]);
+                    }
+                }
+            }
+            if S::MINIMA {
+                for p in 0..P {
+                    let minimum = S::minimum::<I>(scales[p], g);
+                    for r in 0..R {
+                        chain[r][p] = I::multiply_add(minimum, I::splat((*x.add(r)).sums[g]), chain[r][p]);
+                    }
+                }
+            }
+        }
+        chain
+    }
+}
+
+/// Two columns of eight: those of `N`.
+#[inline(always)]
+unsafe fn pair<I: Lanes, C: CodeSource, const R: usize, const P: usize, const N: usize>(
+    x: *const Activations,
+    at: [*const u8; P],
+    octet: usize,
+    sums: &mut [[I::Sums; P]; R],
+) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let mut w = [C::pairs::<I, N>(at[0]); P];
+        for p in 1..P {
+            w[p] = C::pairs::<I, N>(at[p]);
+        }
+        for r in 0..R {
+            let both = I::both((&raw const (*x.add(r)).codes).cast::<i16>().add(octet * 8 + 2 * N));
+            for p in 0..P {
+                sums[r][p] = I::dot(w[p], both, sums[r][p]);
+            }
+        }
+    }
+}
+
+/// More rows: each block of `P` panels is widened and all rows pass by. With few of them a panel is computed to its end
+/// before the next, so that it comes from memory in one sweep; with many the block of x stays in the cache.
+unsafe fn blocks<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R: usize, const P: usize>(
+    piece: &Piece,
+    scratch: *mut u8,
+) {
+    let Range { start: first, end } = piece.part.panels;
+    let count = piece.groups.div_ceil(GROUPS);
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        if piece.part.rows <= FEW {
+            for panel in (first..end).step_by(P) {
+                for b in 0..count {
+                    rows::<I, C, S, W, R, P>(piece, scratch, panel, b, BLOCK / 8 * C::OCTET);
+                }
+            }
+        } else {
+            for b in 0..count {
+                for panel in (first..end).step_by(P) {
+                    rows::<I, C, S, W, R, P>(piece, scratch, panel, b, P * piece.code_bytes);
+                }
+            }
+        }
+    }
+}
+
+/// All rows times block `b` of `P` panels. `next` bytes later lie the codes that come next.
+unsafe fn rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R: usize, const P: usize>(
+    piece: &Piece,
+    scratch: *mut u8,
+    panel: usize,
+    b: usize,
+    next: usize,
+) {
+    let groups = (piece.groups - b * GROUPS).min(GROUPS);
+    let tiles = piece.part.rows.div_ceil(R);
+    // The lines of the block that comes next, spread over the groups of the tiles.
+    let lines = BLOCK / 8 * C::OCTET / 64;
+    let mut t = Tile::<W, P> {
+        piece,
+        row: 0,
+        panel,
+        b,
+        groups,
+        codes: [scratch; P],
+        scales: [scratch; P],
+        ahead: Ahead { codes: [scratch; P], lines: lines.div_ceil(tiles * GROUPS) },
+        kind: PhantomData,
+    };
+    // SAFETY: by the contract of `compute`; the scratch holds WIDEST blocks of codes and of scales.
+    unsafe {
+        for p in 0..P {
+            // An odd last panel is computed twice rather than by a tile of its own.
+            let panel = (panel + p).min(piece.part.panels.end - 1);
+            let codes = piece.codes.add(panel * piece.code_bytes + b * (BLOCK / 8) * C::OCTET);
+            let scales = piece.scales.add(panel * piece.scale_bytes + b * S::BLOCK);
+            let (wide_codes, wide_scales) =
+                (scratch.add(p * WIDE_CODES), scratch.add(P * WIDE_CODES + p * WIDE_SCALES));
+            I::run(Widen::<C, S> { codes, scales, groups, wide_codes, wide_scales, kinds: PhantomData });
+            (t.codes[p], t.scales[p]) = (wide_codes, wide_scales);
+            t.ahead.codes[p] = codes.wrapping_add(next);
+        }
+        let tile_lines = t.ahead.lines * GROUPS;
+        for tile in 0.. {
+            let left = piece.part.rows - t.row;
+            if left == 0 {
+                break;
+            }
+            // All tiles of about the same height: a low one would leave the multipliers waiting.
+            t.row += by_height::<I, W, R, P>(&t, left.div_ceil(tiles.saturating_sub(tile).max(1)));
+            for p in 0..P {
+                t.ahead.codes[p] = t.ahead.codes[p].wrapping_add(tile_lines * 64);
+            }
+            if (tile + 1) * tile_lines >= lines {
+                t.ahead.lines = 0;
+            }
+        }
+    }
+}
+
+/// [`widen`]
+struct Widen<C, S> {
+    codes: *const u8,
+    scales: *const u8,
+    groups: usize,
+    wide_codes: *mut u8,
+    wide_scales: *mut u8,
+    kinds: PhantomData<(C, S)>,
+}
+
+impl<C: CodeSource, S: ScaleSource> Kernel for Widen<C, S> {
+    #[inline(always)]
+    unsafe fn run<I: Lanes>(self) {
+        // SAFETY: by the contract of `compute`.
+        unsafe { widen::<I, C, S>(self.codes, self.scales, self.groups, self.wide_codes, self.wide_scales) }
+    }
+}
+
+/// What a tile needs to know.
+struct Tile<'a, W, const P: usize> {
+    piece: &'a Piece,
+    row: usize,
+    panel: usize,
+    b: usize,
+    groups: usize,
+    codes: [*const u8; P],
+    scales: [*const u8; P],
+    ahead: Ahead<P>,
+    kind: PhantomData<W>,
+}
+
+/// A tile of `height` rows, of which `R` are the most, or somewhat fewer. Returns the height.
+unsafe fn by_height<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Tile<W, P>, height: usize) -> usize {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        match height {
+            1 => tile_of::<I, W, 1, P>(t),
+            2 => tile_of::<I, W, 2, P>(t),
+            3 if R > 2 => tile_of::<I, W, 3, P>(t),
+            4 if R > 2 => tile_of::<I, W, 4, P>(t),
+            5 if R == 6 => tile_of::<I, W, 5, P>(t),
+            5 if R > 6 => tile_of::<I, W, 4, P>(t),
+            6 | 7 if R > 6 => tile_of::<I, W, 6, P>(t),
+            8 | 9 if R > 6 => tile_of::<I, W, 8, P>(t),
+            10 | 11 if R > 6 => tile_of::<I, W, 10, P>(t),
+            _ => tile_of::<I, W, R, P>(t),
+        }
+    }
+}
+
+unsafe fn tile_of<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Tile<W, P>) -> usize {
+    // SAFETY: by the contract of `compute`.
+    unsafe { I::run(OfHeight::<W, R, P> { tile: t }) }
+    R
+}
+
+/// A tile of `R` rows.
+struct OfHeight<'a, W, const R: usize, const P: usize> {
+    tile: &'a Tile<'a, W, P>,
+}
+
+impl<W: ScaleSource, const R: usize, const P: usize> Kernel for OfHeight<'_, W, R, P> {
+    #[inline(always)]
+    unsafe fn run<I: Lanes>(self) {
+        // SAFETY: by the contract of `compute`.
+        unsafe { tile::<I, W, R, P>(self.tile) }
+    }
+}
+
+/// `R` rows of x times a widened block of `P` panels, added to y.
+#[inline(always)]
+unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Tile<W, P>) {
+    let part = &t.piece.part;
+    let add = t.b > 0 || part.then == Epilogue::Add;
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let x = t.piece.x.add(t.b * t.piece.x_rows + t.row);
+        for r in 0..R {
+            I::prefetch(part.at(t.row + r, t.panel).cast());
+        }
+        let chain = block::<I, WideCodes, W, R, P>(x, t.codes, t.scales, t.groups, t.ahead);
+        for r in 0..R {
+            let step = I::splat((*x.add(r)).step);
+            for p in 0..P {
+                let width = if t.panel + p < part.panels.end { part.width(t.panel + p) } else { 0 };
+                let y = part.at(t.row + r, t.panel + p);
+                let total = if add { load::<I>(y, width) } else { I::splat(0.0) };
+                store::<I>(I::multiply_add(step, chain[r][p], total), y, width);
+            }
+        }
+    }
+}
