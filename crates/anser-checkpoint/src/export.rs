@@ -162,6 +162,11 @@ impl Export {
         self.source.names().into_iter().filter(|name| self.precisions.contains_key(name)).collect()
     }
 
+    /// Whether the result holds a tensor, by its official name.
+    pub fn has(&self, official: &str) -> bool {
+        self.precisions.contains_key(official)
+    }
+
     /// Whether every value is written as it is.
     ///
     /// # Errors
