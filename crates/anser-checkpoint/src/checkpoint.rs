@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -11,7 +12,7 @@ use crate::error::Error;
 use crate::layout::{self, Located};
 use crate::open;
 use crate::packed::{Contents, PackedHeader, PackedMatrix};
-use crate::raw::{MappedFile, RawModel};
+use crate::raw::{Encoding, MappedFile, RawModel};
 use crate::tensor::{Dtype, Tensor};
 
 /// What kind of file holds the tensors.
@@ -244,6 +245,29 @@ impl Checkpoint {
         Ok(Tensor { name: official.to_string(), dtype, shape: located.shape().to_vec(), data })
     }
 
+    /// Lets the system take the memory behind a tensor that was read; it comes from the file again when touched.
+    pub fn release(&self, official: &str) {
+        if let Ok(located) = self.locate(official) {
+            self.file(located).release(self.raw.tensors[located.raw].range.clone());
+        }
+    }
+
+    /// A matrix as the blocks of a quantised file, where it is stored so in official orientation and unscaled.
+    pub fn blocks(&self, official: &str) -> Option<Blocks<'_>> {
+        let located = &self.tensors[*self.by_name.get(official)?];
+        let raw = &self.raw.tensors[located.raw];
+        let (Encoding::Blocks(format), &[rows, cols]) = (raw.encoding, located.shape()) else { return None };
+        let fits = located.is_whole(raw) && cols.is_multiple_of(format.elements);
+        fits.then(|| Blocks {
+            format: format.name,
+            rows,
+            cols,
+            row_bytes: cols / format.elements * format.bytes,
+            file: self.file(located),
+            range: raw.range.clone(),
+        })
+    }
+
     /// The type most weights are stored in; F32 for quantised GGUF, which is widened when read; what the original had for
     /// a packed file.
     pub fn stored_dtype(&self) -> Dtype {
@@ -317,6 +341,35 @@ impl Checkpoint {
 
     fn file(&self, located: &Located) -> &MappedFile {
         &self.raw.files[self.raw.tensors[located.raw].file]
+    }
+}
+
+/// A quantised matrix in official orientation, block after block, row after row.
+#[derive(Clone, Debug)]
+pub struct Blocks<'a> {
+    /// The type's name in its format, `Q4_K`.
+    pub format: &'static str,
+    /// Outputs.
+    pub rows: usize,
+    /// Inputs.
+    pub cols: usize,
+    row_bytes: usize,
+    file: &'a MappedFile,
+    range: Range<usize>,
+}
+
+impl Blocks<'_> {
+    /// The blocks of a row.
+    ///
+    /// # Panics
+    /// If there is no such row.
+    pub fn row(&self, row: usize) -> &[u8] {
+        &self.file.bytes()[self.range.clone()][row * self.row_bytes..(row + 1) * self.row_bytes]
+    }
+
+    /// Lets the system take the memory behind the blocks; they come from the file again when touched.
+    pub fn release(&self) {
+        self.file.release(self.range.clone());
     }
 }
 

@@ -264,6 +264,8 @@ impl Export {
                 return Err(differs(what, expected.to_string(), found.to_string()));
             }
             done += expected.elements() as u64 * 4;
+            self.source.release(name);
+            written.release(name);
             if progress(done).is_break() {
                 return Err(Error::Stopped { file: path.to_path_buf() });
             }
@@ -319,12 +321,17 @@ impl Export {
         path: &Path,
         progress: Progress<'a>,
     ) -> impl FnMut(usize) -> Result<Cow<'a, [u8]>, Error> + 'a {
-        let (path, mut done) = (path.to_path_buf(), 0);
+        let (path, mut done, mut last) = (path.to_path_buf(), 0, None);
         move |at| {
             if progress(done).is_break() {
                 return Err(Error::Stopped { file: path.clone() });
             }
             done += self.planned[at].elements() as u64 * 4;
+            // What was handed out before is written by now.
+            last.into_iter()
+                .flat_map(|last: &Planned| &last.parts)
+                .for_each(|part| self.source.release(&part.official));
+            last = Some(&self.planned[at]);
             self.data(&self.planned[at])
         }
     }

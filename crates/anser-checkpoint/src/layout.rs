@@ -84,6 +84,11 @@ impl Located {
         value * self.factor()
     }
 
+    /// Whether the stored tensor is the official one as it is.
+    pub(crate) fn is_whole(&self, raw: &RawTensor) -> bool {
+        self.exponent == 0 && self.view.is_row_major() && self.view.shape == raw.shape
+    }
+
     fn factor(&self) -> f32 {
         (self.exponent as f32).exp2()
     }

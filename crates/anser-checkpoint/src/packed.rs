@@ -28,9 +28,6 @@ const KEY: &str = "anser";
 /// Version of the layout of bytes; files of another one are refused.
 const VERSION: u32 = 1;
 
-/// Where matrices begin, in bytes: what the kernels ask for.
-const ALIGN: usize = 64;
-
 /// What a packed file says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PackedHeader {
@@ -69,9 +66,6 @@ pub enum PackedTokenizer {
 struct Form {
     /// Name of a storage of `anser-kernels`.
     storage: String,
-    /// Whether it is the official tensor transposed.
-    #[serde(default)]
-    transposed: bool,
 }
 
 impl PackedHeader {
@@ -95,11 +89,9 @@ impl PackedHeader {
 pub struct PackedMatrix {
     /// Name of the storage.
     pub storage: String,
-    /// Outputs.
-    pub rows: usize,
-    /// Inputs.
-    pub cols: usize,
-    /// The bytes, perhaps with some of no meaning behind them, at a multiple of 64.
+    /// The official tensor's shape. Factors of low-rank maps are packed transposed.
+    pub shape: [usize; 2],
+    /// The bytes, filled up with zeros to a multiple of [`PackedWriter::ALIGN`] and beginning at one.
     pub bytes: SharedBytes,
 }
 
@@ -117,9 +109,10 @@ impl AsRef<[u8]> for SharedBytes {
 }
 
 impl SharedBytes {
-    /// Gives the memory of the mapped pages back to the system; they come from the file again when touched.
-    pub fn release(&self) {
-        self.file.release(self.range.clone());
+    /// Lets the system take the memory behind some of the bytes; they come from the file again when touched.
+    pub fn release(&self, range: Range<usize>) {
+        let start = self.range.start + range.start.min(self.range.len());
+        self.file.release(start..self.range.end.min(self.range.start + range.end));
     }
 }
 
@@ -143,10 +136,8 @@ impl Contents {
     /// A matrix of official shape `shape`.
     pub(crate) fn matrix(&self, file: &Arc<MappedFile>, official: &str, shape: &[usize]) -> Option<PackedMatrix> {
         let (form, range) = self.matrices.get(official)?;
-        let [first, second] = *shape else { return None };
-        let (rows, cols) = if form.transposed { (second, first) } else { (first, second) };
         let bytes = SharedBytes { file: file.clone(), range: range.clone() };
-        Some(PackedMatrix { storage: form.storage.clone(), rows, cols, bytes })
+        Some(PackedMatrix { storage: form.storage.clone(), shape: shape.try_into().ok()?, bytes })
     }
 }
 
@@ -263,6 +254,9 @@ pub struct PackedWriter {
 }
 
 impl PackedWriter {
+    /// Matrices begin at multiples of so many bytes, which is what the kernels ask for, and are filled up with zeros.
+    pub const ALIGN: usize = 64;
+
     /// Begins a file that will be `path`.
     ///
     /// # Errors
@@ -273,18 +267,18 @@ impl PackedWriter {
         Ok(PackedWriter { path: path.to_path_buf(), header, spill, matrices: Vec::new(), tensors: Vec::new() })
     }
 
-    /// Adds a matrix by its official name: the bytes of `storage`, of the official tensor or of its transpose.
+    /// Adds a matrix by its official name, packed as `storage`.
     ///
     /// # Errors
     /// [`Error::Io`], a full disk above all.
-    pub fn matrix(&mut self, official: &str, storage: &str, transposed: bool, bytes: &[u8]) -> Result<(), Error> {
-        let padding = bytes.len().next_multiple_of(ALIGN) - bytes.len();
+    pub fn matrix(&mut self, official: &str, storage: &str, bytes: &[u8]) -> Result<(), Error> {
+        let padding = bytes.len().next_multiple_of(Self::ALIGN) - bytes.len();
         self.spill
             .write_all(bytes)
-            .and_then(|()| self.spill.write_all(&[0; ALIGN][..padding]))
+            .and_then(|()| self.spill.write_all(&[0; Self::ALIGN][..padding]))
             .map_err(|source| Error::Io { file: self.path.clone(), source })?;
         self.matrices.push((official.to_string(), bytes.len() + padding));
-        self.header.matrices.insert(official.to_string(), Form { storage: storage.to_string(), transposed });
+        self.header.matrices.insert(official.to_string(), Form { storage: storage.to_string() });
         Ok(())
     }
 
@@ -321,7 +315,7 @@ impl PackedWriter {
         let description = serde_json::to_string(&self.header).map_err(io::Error::from);
         let description = description.map_err(|source| Error::Io { file: self.path.clone(), source })?;
         entries.insert(safetensors::METADATA.into(), json!({ KEY: description }));
-        let header = safetensors::framed(Value::Object(entries), ALIGN);
+        let header = safetensors::framed(Value::Object(entries), Self::ALIGN);
         let size = header.len() + end;
         let spill = &mut self.spill;
         write_atomically(&self.path, |out| {

@@ -40,6 +40,15 @@ pub enum Error {
         storage: anser_kernels::linear::Storage,
     },
 
+    /// A packed file cannot be loaded or made.
+    #[error("{path}: {what}: pack the original model again (anser quantize), or take it as it is")]
+    Packed {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        what: String,
+    },
+
     /// A token id is not in the model's vocabulary.
     #[error(
         "token {token} at position {position} is outside the model's vocabulary of {vocab}: is this the model's tokenizer?"

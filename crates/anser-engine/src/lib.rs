@@ -26,9 +26,11 @@
 //! # }
 //! ```
 
+mod divergence;
 mod error;
 mod executor;
 mod model;
+mod recipe;
 pub mod sampling;
 mod scheduler;
 mod score;
@@ -37,9 +39,11 @@ mod synthetic;
 
 pub use anser_checkpoint::{Config, Version};
 pub use anser_kernels::linear::Storage;
+pub use divergence::{Divergence, divergence};
 pub use error::Error;
 pub use executor::{Executor, Observer, Tap};
-pub use model::{Batch, LoadOptions, Logits, Model, Source, load, prefill};
+pub use model::{Batch, LoadOptions, Logits, Model, Placement, Source, load, pack, prefill};
+pub use recipe::{Recipe, UnknownRecipe};
 pub use scheduler::{Event, Finish, Request, RequestId, Scheduler};
 pub use score::{Score, score};
 pub use state::State;

@@ -7,7 +7,7 @@ use anser_tokenizer::Tokenizer;
 pub const NAME: &str = "demo";
 
 static WEIGHTS: &[u8] = include_bytes!("../assets/demo.safetensors");
-static TOKENIZER: &[u8] = include_bytes!("../assets/demo-tokenizer.json");
+static TOKENIZER: &str = include_str!("../assets/demo-tokenizer.json");
 
 /// Opens the weights; nothing is copied.
 ///
@@ -22,5 +22,10 @@ pub fn checkpoint(options: &OpenOptions) -> Result<Checkpoint, Error> {
 /// # Errors
 /// Only if the program was built with a damaged file.
 pub fn tokenizer() -> Result<Tokenizer, anser_tokenizer::Error> {
-    Tokenizer::from_bytes(TOKENIZER, None)
+    Tokenizer::from_bytes(TOKENIZER.as_bytes(), None)
+}
+
+/// The vocabulary, as the text of a `tokenizer.json`.
+pub fn tokenizer_json() -> &'static str {
+    TOKENIZER
 }

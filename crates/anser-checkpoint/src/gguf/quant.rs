@@ -22,8 +22,10 @@ use half::f16;
 use crate::raw::{BlockFormat, Encoding};
 use crate::tensor::Dtype;
 
-pub(super) static Q8_0: BlockFormat = BlockFormat { name: "Q8_0", elements: 32, bytes: 34, decode: |b, out| each(b, out, q8_0) };
-pub(super) static Q4_0: BlockFormat = BlockFormat { name: "Q4_0", elements: 32, bytes: 18, decode: |b, out| each(b, out, q4_0) };
+pub(super) static Q8_0: BlockFormat =
+    BlockFormat { name: "Q8_0", elements: 32, bytes: 34, decode: |b, out| each(b, out, q8_0) };
+pub(super) static Q4_0: BlockFormat =
+    BlockFormat { name: "Q4_0", elements: 32, bytes: 18, decode: |b, out| each(b, out, q4_0) };
 static Q4_1: BlockFormat = BlockFormat { name: "Q4_1", elements: 32, bytes: 20, decode: |b, out| each(b, out, q4_1) };
 static Q5_0: BlockFormat = BlockFormat { name: "Q5_0", elements: 32, bytes: 22, decode: |b, out| each(b, out, q5_0) };
 static Q5_1: BlockFormat = BlockFormat { name: "Q5_1", elements: 32, bytes: 24, decode: |b, out| each(b, out, q5_1) };

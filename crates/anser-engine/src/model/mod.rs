@@ -15,10 +15,11 @@ mod rwkv7;
 use std::path::Path;
 use std::sync::Arc;
 
-use anser_checkpoint::{Checkpoint, Config, Dtype, Tensor, Version};
-use anser_kernels::linear::{Epilogue, Matrix, Product, Storage, products};
+use anser_checkpoint::{Blocks, Checkpoint, Config, Dtype, PackedHeader, PackedMatrix, PackedWriter, Tensor, Version};
+use anser_kernels::linear::{Epilogue, Matrix, Product, products};
 
 use crate::executor::Arena;
+use crate::recipe::Recipe;
 use crate::state::Layout;
 use crate::{Error, Executor, State};
 use embedding::Embedding;
@@ -30,10 +31,10 @@ pub trait Model: Send + Sync {
     /// Version and sizes.
     fn config(&self) -> &Config;
 
-    /// Storage of the large matrices.
-    fn storage(&self) -> Storage;
+    /// How the matrices are stored: by which recipe, or in the blocks of a quantised file.
+    fn storage(&self) -> &str;
 
-    /// Bytes of weights held in memory, the memory-mapped embedding not counted.
+    /// Bytes of weights that a pass may touch, an embedding left in its file not counted.
     fn weight_bytes(&self) -> usize;
 
     /// The state before the first token: zeros, or the tuned initial state that the checkpoint carries.
@@ -93,6 +94,18 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When the tensor is missing or cannot be read.
     fn tensor(&self, name: &str) -> Result<Tensor<'_>, anser_checkpoint::Error>;
+    /// The recipe that a packed source was made by.
+    fn recipe(&self) -> Option<&str> {
+        None
+    }
+    /// A matrix that is there packed already; then [`Source::tensor`] does not read it.
+    fn packed(&self, _name: &str) -> Option<PackedMatrix> {
+        None
+    }
+    /// A matrix as the blocks it is quantised in, where it is.
+    fn blocks(&self, _name: &str) -> Option<Blocks<'_>> {
+        None
+    }
 }
 
 impl Source for Checkpoint {
@@ -111,13 +124,42 @@ impl Source for Checkpoint {
     fn tensor(&self, name: &str) -> Result<Tensor<'_>, anser_checkpoint::Error> {
         self.tensor(name)
     }
+    fn recipe(&self) -> Option<&str> {
+        self.packed_header().map(|header| header.recipe.as_str())
+    }
+    fn packed(&self, name: &str) -> Option<PackedMatrix> {
+        self.packed(name)
+    }
+    fn blocks(&self, name: &str) -> Option<Blocks<'_>> {
+        self.blocks(name)
+    }
 }
 
 /// How to load a model.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct LoadOptions {
-    /// Storage of the matrices; `None` keeps what the checkpoint has.
-    pub storage: Option<Storage>,
+    /// Storage of the matrices; `None` keeps what the checkpoint has, blocks of a quantised file included.
+    pub recipe: Option<Recipe>,
+    /// Where the matrices of a packed file are held.
+    pub placement: Placement,
+}
+
+impl From<Recipe> for LoadOptions {
+    /// The matrices by this recipe, everything else as by default.
+    fn from(recipe: Recipe) -> LoadOptions {
+        LoadOptions { recipe: Some(recipe), ..LoadOptions::default() }
+    }
+}
+
+/// Where the matrices of a packed file are held. Everything else is copied when it is packed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// In the mapped file: the start takes no time, and processes share the memory.
+    #[default]
+    Mapped,
+    /// In memory of its own, in huge pages where the system grants them: decoding is faster by what translating the
+    /// addresses of small pages costs. The file's pages are released while they are copied.
+    Copied,
 }
 
 /// Loads the weights of `source`, packed for the kernels with the threads of `exec`.
@@ -126,11 +168,43 @@ pub struct LoadOptions {
 /// [`Error::Checkpoint`] when a tensor is missing or does not fit, [`Error::NonFiniteWeight`] and
 /// [`Error::OutOfRange`] when a weight cannot be used.
 pub fn load(source: Arc<dyn Source>, exec: &Executor, options: &LoadOptions) -> Result<Box<dyn Model>, Error> {
+    read(source, exec, options, None)
+}
+
+/// Loads `source` by `recipe` and writes it to `path` as a packed file, which loads as the same model; returns the model
+/// and the size of the file. `describe` completes what the file says about itself.
+///
+/// # Errors
+/// As [`load`]; [`Error::Checkpoint`] when the file cannot be written, [`Error::Packed`] when `source` is packed already.
+pub fn pack(
+    source: Arc<dyn Source>,
+    exec: &Executor,
+    recipe: Recipe,
+    path: &Path,
+    header: PackedHeader,
+) -> Result<(Box<dyn Model>, u64), Error> {
+    if let Some(known) = source.recipe() {
+        let what = format!("it is packed already, as {known}");
+        return Err(Error::Packed { path: source.path().to_path_buf(), what });
+    }
+    let mut writer = PackedWriter::create(path, header)?;
+    let model = read(source, exec, &recipe.into(), Some(&mut writer))?;
+    Ok((model, writer.finish()?))
+}
+
+/// Loads a model; what is loaded goes to `writer` too.
+fn read(
+    source: Arc<dyn Source>,
+    exec: &Executor,
+    options: &LoadOptions,
+    writer: Option<&mut PackedWriter>,
+) -> Result<Box<dyn Model>, Error> {
+    let loader = &Loader::new(source.as_ref(), &exec.pool, options, writer)?;
     Ok(match source.config().version {
-        Version::V4 => Box::new(Rwkv::<rwkv4::Block>::load(source, exec, options)?),
-        Version::V5_0 | Version::V5_1 | Version::V5_2 => Box::new(Rwkv::<rwkv5::Block>::load(source, exec, options)?),
-        Version::V6 => Box::new(Rwkv::<rwkv6::Block>::load(source, exec, options)?),
-        Version::V7 => Box::new(Rwkv::<rwkv7::Block>::load(source, exec, options)?),
+        Version::V4 => Box::new(Rwkv::<rwkv4::Block>::load(&source, loader)?),
+        Version::V5_0 | Version::V5_1 | Version::V5_2 => Box::new(Rwkv::<rwkv5::Block>::load(&source, loader)?),
+        Version::V6 => Box::new(Rwkv::<rwkv6::Block>::load(&source, loader)?),
+        Version::V7 => Box::new(Rwkv::<rwkv7::Block>::load(&source, loader)?),
     })
 }
 
@@ -147,7 +221,7 @@ trait Block: Sized + Send + Sync {
 /// The skeleton of every version: embedding, LN0, blocks, LN_out, head.
 struct Rwkv<B> {
     config: Config,
-    storage: Storage,
+    storage: String,
     initial: State,
     weight_bytes: usize,
     embedding: Embedding,
@@ -158,15 +232,14 @@ struct Rwkv<B> {
 }
 
 impl<B: Block> Rwkv<B> {
-    fn load(source: Arc<dyn Source>, exec: &Executor, options: &LoadOptions) -> Result<Self, Error> {
+    fn load(source: &Arc<dyn Source>, loader: &Loader<'_>) -> Result<Self, Error> {
         let config = source.config().clone();
-        let loader = Loader::new(source.as_ref(), &exec.pool, options);
-        let blocks = (0..config.layers).map(|layer| B::load(&loader, layer)).collect::<Result<_, _>>()?;
+        let blocks = (0..config.layers).map(|layer| B::load(loader, layer)).collect::<Result<_, _>>()?;
         let (ln0, ln_out) = (loader.norm("blocks.0.ln0")?, loader.norm("ln_out")?);
         let head = loader.matrix("head.weight")?;
         let initial = loader.initial_state(&Arc::new(Layout::new(&config)))?;
-        let embedding = Embedding::new(&source)?;
-        let (storage, weight_bytes) = (loader.storage(), loader.bytes() + embedding.bytes());
+        let embedding = Embedding::load(source, loader)?;
+        let (storage, weight_bytes) = (loader.storage(), loader.bytes());
         Ok(Rwkv { config, storage, initial, weight_bytes, embedding, ln0, blocks, ln_out, head })
     }
 
@@ -214,8 +287,8 @@ impl<B: Block> Model for Rwkv<B> {
         &self.config
     }
 
-    fn storage(&self) -> Storage {
-        self.storage
+    fn storage(&self) -> &str {
+        &self.storage
     }
 
     fn weight_bytes(&self) -> usize {

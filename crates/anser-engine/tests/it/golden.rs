@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use anser_engine::{Executor, State, Storage};
+use anser_engine::{Executor, Recipe, State};
 use anser_testkit::{Golden, assert_close};
 
 use crate::{golden_model, run};
@@ -58,13 +58,35 @@ fn whole_sequence_in_every_storage() {
     for version in VERSIONS {
         let golden = Golden::open(&format!("lm/infer_{version}"));
         let tokens = golden.tokens("in.tokens");
-        for storage in [Storage::F32, Storage::Bf16, Storage::F16] {
+        for recipe in [Recipe::F32, Recipe::BF16, Recipe::F16] {
             let mut exec = Executor::new(2);
-            let model = golden_model(&format!("lm/infer_{version}"), storage, &exec);
+            let model = golden_model(&format!("lm/infer_{version}"), recipe, &exec);
             let mut state = model.new_state();
             let logits = run(&*model, &mut exec, &tokens, &mut state);
-            assert_close(&format!("{version} in {storage}"), &logits, golden.f32("out.logits_seq"), BOUND);
+            assert_close(&format!("{version} in {recipe}"), &logits, golden.f32("out.logits_seq"), BOUND);
             check_state(version, &golden, &state);
+        }
+    }
+}
+
+/// What rounding the weights does to the logits of the golden models, whose rows are narrow and random: the error relative
+/// to the spread of the logits. The bounds are twice what was measured.
+#[test]
+fn whole_sequence_in_integer_codes() {
+    for (recipe, bound) in [(Recipe::INT8, 0.02), (Recipe::INT4, 0.25)] {
+        for version in VERSIONS {
+            let golden = Golden::open(&format!("lm/infer_{version}"));
+            let tokens = golden.tokens("in.tokens");
+            let mut exec = Executor::new(2);
+            let model = golden_model(&format!("lm/infer_{version}"), recipe, &exec);
+            let logits = run(&*model, &mut exec, &tokens, &mut model.new_state());
+            let want = golden.f32("out.logits_seq");
+            let square = |x: f32| f64::from(x) * f64::from(x);
+            let error: f64 = logits.iter().zip(want).map(|(&a, &b)| square(a - b)).sum();
+            let spread: f64 = want.iter().map(|&b| square(b)).sum();
+            let relative = (error / spread).sqrt();
+            assert!(relative < bound, "{version} in {recipe}: relative error {relative:.4}, bound {bound}");
+            assert!(relative > 0.0, "{version} in {recipe}: nothing was rounded");
         }
     }
 }
@@ -75,7 +97,7 @@ fn token_by_token() {
         let golden = Golden::open(&format!("lm/infer_{version}"));
         let tokens = golden.tokens("in.tokens");
         let mut exec = Executor::new(1);
-        let model = golden_model(&format!("lm/infer_{version}"), Storage::Bf16, &exec);
+        let model = golden_model(&format!("lm/infer_{version}"), Recipe::BF16, &exec);
         let mut state = model.new_state();
         let steps: Vec<Vec<f32>> = tokens.iter().map(|&token| run(&*model, &mut exec, &[token], &mut state)).collect();
         let last8 = steps[tokens.len() - 8..].concat();
@@ -90,7 +112,7 @@ fn training_fixtures_with_odd_ranks() {
         let golden = Golden::open(&format!("lm/train_{version}"));
         let tokens = golden.tokens("in.tokens");
         let mut exec = Executor::new(2);
-        let model = golden_model(&format!("lm/train_{version}"), Storage::F32, &exec);
+        let model = golden_model(&format!("lm/train_{version}"), Recipe::F32, &exec);
         let logits = run(&*model, &mut exec, &tokens, &mut model.new_state());
         assert_close(version, &logits, golden.f32("out.logits"), BOUND);
     }
@@ -102,7 +124,7 @@ fn residual_stream_of_every_block() {
         let golden = Golden::open(&format!("lm/infer_{version}"));
         let tokens = golden.tokens("in.tokens");
         let mut exec = Executor::new(1);
-        let model = golden_model(&format!("lm/infer_{version}"), Storage::F32, &exec);
+        let model = golden_model(&format!("lm/infer_{version}"), Recipe::F32, &exec);
         let seen = Arc::new(Mutex::new(Vec::new()));
         let sink = seen.clone();
         exec.observe(Some(Box::new(move |tap| {

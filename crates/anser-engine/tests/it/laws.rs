@@ -3,32 +3,30 @@
 
 use std::sync::Arc;
 
-use anser_engine::{Batch, Config, Executor, LoadOptions, Logits, Model, State, Storage, Synthetic, Version, load};
+use anser_engine::{Batch, Config, Executor, Logits, Model, Recipe, State, Synthetic, Version, load};
 use anser_testkit::Rng;
 use proptest::prelude::*;
 
 use crate::run;
 
-const STORAGES: [Storage; 3] = [Storage::F32, Storage::Bf16, Storage::F16];
-
 /// A random tiny model: head sizes 8..=128, widths and ranks that are multiples of nothing in particular.
-fn any_model() -> impl Strategy<Value = (Config, Storage, u64)> {
+fn any_model() -> impl Strategy<Value = (Config, Recipe, u64)> {
     let version = prop::sample::select(Version::ALL.to_vec());
     let head_size = prop::sample::select(vec![8usize, 11, 16, 24, 32, 64, 100, 128]);
     let ranks = (1usize..20, 1usize..20, 1usize..20, 1usize..20, 1usize..20);
     let sizes = (1usize..=3, 1usize..=3, 3usize..70, 5usize..90);
-    (version, head_size, ranks, sizes, 0usize..3, any::<u64>()).prop_map(
-        |(version, head_size, (mix, decay, a, v, g), (heads, layers, vocab, ffn), storage, seed)| {
+    (version, head_size, ranks, sizes, 0..Recipe::ALL.len(), any::<u64>()).prop_map(
+        |(version, head_size, (mix, decay, a, v, g), (heads, layers, vocab, ffn), recipe, seed)| {
             let heads = if head_size >= 64 { 1 } else { heads };
             let config = Synthetic::config(version, vocab, heads, head_size, layers, ffn, [mix, decay, a, v, g]);
-            (config, STORAGES[storage], seed)
+            (config, Recipe::ALL[recipe], seed)
         },
     )
 }
 
-fn model(config: &Config, storage: Storage, seed: u64, exec: &Executor) -> Box<dyn Model> {
+fn model(config: &Config, recipe: Recipe, seed: u64, exec: &Executor) -> Box<dyn Model> {
     let source = Synthetic::new(config.clone(), seed);
-    load(Arc::new(source), exec, &LoadOptions { storage: Some(storage) }).unwrap()
+    load(Arc::new(source), exec, &recipe.into()).unwrap()
 }
 
 fn tokens(rng: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
@@ -39,9 +37,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn batch_is_single_and_padding_is_invisible((config, storage, seed) in any_model(), lengths in prop::collection::vec(0usize..9, 1..6)) {
+    fn batch_is_single_and_padding_is_invisible((config, recipe, seed) in any_model(), lengths in prop::collection::vec(0usize..9, 1..6)) {
         let mut exec = Executor::new(2);
-        let model = model(&config, storage, seed, &exec);
+        let model = model(&config, recipe, seed, &exec);
         let mut rng = Rng(seed);
         // Every sequence first reads a little on its own, so that no state of the batch is zero.
         let warm: Vec<State> = lengths.iter().map(|_| {
@@ -77,9 +75,9 @@ proptest! {
     }
 
     #[test]
-    fn chunked_is_sequential_and_prefill_is_decode((config, storage, seed) in any_model(), cuts in prop::collection::vec(1usize..7, 1..5)) {
+    fn chunked_is_sequential_and_prefill_is_decode((config, recipe, seed) in any_model(), cuts in prop::collection::vec(1usize..7, 1..5)) {
         let mut exec = Executor::new(2);
-        let model = model(&config, storage, seed, &exec);
+        let model = model(&config, recipe, seed, &exec);
         let mut rng = Rng(seed);
         let text = tokens(&mut rng, cuts.iter().sum(), config.vocab);
         let mut whole_state = model.new_state();
@@ -101,9 +99,9 @@ proptest! {
     }
 
     #[test]
-    fn resumed_is_uninterrupted((config, storage, seed) in any_model(), before in 1usize..6, after in 1usize..6) {
+    fn resumed_is_uninterrupted((config, recipe, seed) in any_model(), before in 1usize..6, after in 1usize..6) {
         let mut exec = Executor::new(1);
-        let model = model(&config, storage, seed, &exec);
+        let model = model(&config, recipe, seed, &exec);
         let mut rng = Rng(seed);
         let text = tokens(&mut rng, before + after, config.vocab);
         let mut state = model.new_state();
@@ -116,7 +114,7 @@ proptest! {
         fork.to_file("fingerprint").save(&path).unwrap();
         let file = anser_checkpoint::state::StateFile::load(&path).unwrap();
         // A new process: the model is loaded again.
-        let model = self::model(&config, storage, seed, &exec);
+        let model = self::model(&config, recipe, seed, &exec);
         let mut resumed = model.new_state();
         resumed.restore(&file).unwrap();
         prop_assert_eq!(resumed.tokens(), before as u64);
@@ -125,9 +123,9 @@ proptest! {
     }
 
     #[test]
-    fn last_and_chosen_rows_are_rows_of_all((config, storage, seed) in any_model(), lengths in prop::collection::vec(0usize..5, 1..4)) {
+    fn last_and_chosen_rows_are_rows_of_all((config, recipe, seed) in any_model(), lengths in prop::collection::vec(0usize..5, 1..4)) {
         let mut exec = Executor::new(2);
-        let model = model(&config, storage, seed, &exec);
+        let model = model(&config, recipe, seed, &exec);
         let mut rng = Rng(seed);
         let packed = tokens(&mut rng, lengths.iter().sum(), config.vocab);
         let mut borders = vec![0];
@@ -161,10 +159,10 @@ fn storage_changes_nothing_on_representable_weights() {
         let config = Synthetic::config(version, 40, 2, 16, 2, 50, [3, 5, 7, 9, 11]);
         // Synthetic weights are multiples of 2^-7 below 1 in magnitude: exact in bf16 and f16.
         let text: Vec<u32> = (0..12).map(|i| i * 3 % 40).collect();
-        let results: Vec<Vec<f32>> = STORAGES
-            .iter()
-            .map(|&storage| {
-                let model = model(&config, storage, 5, &exec);
+        let results: Vec<Vec<f32>> = [Recipe::F32, Recipe::BF16, Recipe::F16]
+            .into_iter()
+            .map(|recipe| {
+                let model = model(&config, recipe, 5, &exec);
                 run(&*model, &mut exec, &text, &mut model.new_state())
             })
             .collect();

@@ -4,6 +4,7 @@
 mod allocation;
 mod golden;
 mod laws;
+mod packed;
 mod refusals;
 mod sampling;
 mod scheduler;
@@ -12,15 +13,15 @@ mod tuned_state;
 use std::sync::Arc;
 
 use anser_checkpoint::Checkpoint;
-use anser_engine::{Batch, Executor, LoadOptions, Logits, Model, State, Storage, load};
+use anser_engine::{Batch, Executor, Logits, Model, Recipe, State, load};
 
-/// The model of a golden file, in the given storage.
-fn golden_model(name: &str, storage: Storage, exec: &Executor) -> Box<dyn Model> {
+/// The model of a golden file, by the given recipe.
+fn golden_model(name: &str, recipe: Recipe, exec: &Executor) -> Box<dyn Model> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     anser_testkit::write_weights(name, &path);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    load(Arc::new(checkpoint), exec, &LoadOptions { storage: Some(storage) }).unwrap()
+    load(Arc::new(checkpoint), exec, &recipe.into()).unwrap()
 }
 
 /// Logits of every token of one sequence.

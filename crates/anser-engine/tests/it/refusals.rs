@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anser_checkpoint::{Dtype, Tensor};
 use anser_engine::{
-    Batch, Config, Error, Executor, LoadOptions, Logits, Model, Source, State, Storage, Synthetic, Version, load,
+    Batch, Config, Error, Executor, LoadOptions, Logits, Model, Recipe, Source, State, Synthetic, Version, load,
 };
 
 /// A synthetic model with one value replaced.
@@ -142,12 +142,12 @@ fn a_row_of_the_embedding_that_is_not_finite() {
 fn weights_beyond_f16() {
     let exec = Executor::new(1);
     let source = damaged("head.weight", 0, 70000.0);
-    let error = load(source.clone(), &exec, &LoadOptions { storage: Some(Storage::F16) }).err().unwrap();
+    let error = load(source.clone(), &exec, &Recipe::F16.into()).err().unwrap();
     assert_eq!(
         error.to_string(),
         "damaged.pth: tensor head.weight holds 70000 in row 0, beyond the range of f16: use bf16 or f32"
     );
-    assert!(load(source, &exec, &LoadOptions { storage: Some(Storage::Bf16) }).is_ok());
+    assert!(load(source, &exec, &Recipe::BF16.into()).is_ok());
 }
 
 #[test]

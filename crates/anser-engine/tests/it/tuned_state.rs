@@ -1,7 +1,7 @@
 //! Tuned initial states (`time_state`): the logits of the `rwkv` package vouch for their orientation.
 
 use anser_checkpoint::state::{Accept, StateFile};
-use anser_engine::{Executor, Storage};
+use anser_engine::{Executor, Recipe};
 use anser_testkit::{Golden, assert_close, golden_dir};
 
 use crate::{golden_model, run};
@@ -12,7 +12,7 @@ fn a_tuned_state_gives_the_reference_logits() {
     let tokens = golden.tokens("in.tokens");
     let mut exec = Executor::new(1);
     for version in ["v52", "v6", "v7"] {
-        let model = golden_model(&format!("lm/infer_{version}"), Storage::F32, &exec);
+        let model = golden_model(&format!("lm/infer_{version}"), Recipe::F32, &exec);
         let path = golden_dir().join(format!("state/time_state_{version}.pth"));
         let file = StateFile::from_time_state(&path, model.config(), "tuned on").expect("a tuned state");
         file.check(&path, model.config(), "tuned on", Accept::SameModel).expect("a state of this model");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anser_engine::{Batch, Executor, LoadOptions, Logits, Source, State, Storage, Synthetic, Version, load};
+use anser_engine::{Batch, Executor, Logits, Recipe, Source, State, Synthetic, Version, load};
 use anser_nn::gradients::values;
 use anser_nn::mixer::BlockState;
 use anser_nn::model::LanguageModel;
@@ -116,7 +116,7 @@ fn engine_agrees(version: Version, heads: usize, head_size: usize, layers: usize
     let tokens: Vec<u32> = (0..cu_seqlens[lens.len()]).map(|_| rng.below(VOCAB) as u32).collect();
 
     let mut exec = Executor::new(1);
-    let engine = load(source.clone(), &exec, &LoadOptions { storage: Some(Storage::F32) }).unwrap();
+    let engine = load(source.clone(), &exec, &Recipe::F32.into()).unwrap();
     let mut states: Vec<State> = lens.iter().map(|_| engine.new_state()).collect();
     let mut logits = Vec::new();
     let batch = Batch { tokens: &tokens, cu_seqlens: &cu_seqlens, logits: Logits::All };

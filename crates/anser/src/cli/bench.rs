@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anser::demo;
-use anser_engine::{Batch, Executor, LoadOptions, Logits, Model, Source, State, Storage, Synthetic, load};
+use anser_engine::{Batch, Executor, LoadOptions, Logits, Model, Placement, Recipe, Source, State, Synthetic, load};
 use anser_kernels::simd;
 use anyhow::Result;
 use serde::Serialize;
 
 use super::error::{Interrupted, usage};
-use super::model::{ModelArgs, parse_storage};
+use super::model::{ModelArgs, parse_recipe};
 use super::output::{self, Interrupt, Spinner};
 use super::since_start_ms;
 
@@ -37,9 +37,13 @@ pub(crate) struct Args {
     #[arg(long, value_name = "SIZE", value_parser = ["0.1b", "0.4b", "1.5b"], hide_possible_values = true)]
     synthetic: Option<String>,
 
-    /// Storage of the matrices: f32, bf16 or f16 [default: as in the checkpoint; bf16 for --synthetic]
-    #[arg(long, value_name = "TYPE", value_parser = parse_storage)]
-    dtype: Option<Storage>,
+    /// Storage of the matrices: f32, bf16, f16, int8 or int4 [default: as in the checkpoint; bf16 for --synthetic]
+    #[arg(long, value_name = "TYPE", value_parser = parse_recipe)]
+    dtype: Option<Recipe>,
+
+    /// Copy a packed file into huge pages instead of mapping it
+    #[arg(long)]
+    copy_weights: bool,
 
     /// Number of threads [default: one a core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
@@ -115,11 +119,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
         return train::run(&args.train, args.threads, args.repeat, args.json);
     }
     let interrupt = Interrupt::listen()?;
-    let (name, source, storage): (String, Arc<dyn Source>, _) = match (&args.model, &args.synthetic) {
+    let (name, source, recipe): (String, Arc<dyn Source>, _) = match (&args.model, &args.synthetic) {
         (_, Some(size)) => {
             let synthetic =
                 Synthetic::preset(size).ok_or_else(|| usage(format!("no size {size}"), "take 0.1b, 0.4b or 1.5b"))?;
-            (format!("synthetic {size}"), Arc::new(synthetic), args.dtype.or(Some(Storage::Bf16)))
+            (format!("synthetic {size}"), Arc::new(synthetic), Some(args.dtype.unwrap_or(Recipe::BF16)))
         }
         (name, None) => {
             let checkpoint = ModelArgs::named(name.clone()).open()?;
@@ -128,7 +132,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
     };
     let spinner = Spinner::new(format!("loading {name}"));
     let mut exec = Executor::new(args.threads);
-    let model = load(source, &exec, &LoadOptions { storage })?;
+    let placement = if args.copy_weights { Placement::Copied } else { Placement::Mapped };
+    let model = load(source, &exec, &LoadOptions { recipe, placement })?;
     drop(spinner);
     let mut bench = Bench { model: model.as_ref(), exec: &mut exec, logits: Vec::new() };
     bench.decode(&mut [bench.model.new_state()], 1)?;

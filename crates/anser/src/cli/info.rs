@@ -33,6 +33,9 @@ struct Info {
     #[serde(flatten)]
     config: Config,
     dtype: String,
+    /// What a packed file was quantised by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipe: Option<String>,
     parameters: u64,
     state_bytes: u64,
     flops_per_token: u64,
@@ -49,6 +52,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         path: checkpoint.path().display().to_string(),
         format: checkpoint.format().to_string(),
         dtype: checkpoint.stored_dtype().to_string(),
+        recipe: checkpoint.packed_header().map(|header| header.recipe.clone()),
         parameters: config.parameters(),
         state_bytes: config.state_elements() * size_of::<f32>() as u64,
         flops_per_token: config.flops_per_token(),
@@ -57,6 +61,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             TokenizerHint::World => "world".to_string(),
             TokenizerHint::Byte => "byte".to_string(),
             TokenizerHint::File(path) => path.display().to_string(),
+            TokenizerHint::Json(_) => "in the file".to_string(),
             TokenizerHint::Unknown => "unknown".to_string(),
         },
         chat_template: checkpoint.chat_template().is_some(),
@@ -71,7 +76,13 @@ fn describe(info: &Info) -> Result<String> {
     let mut out = String::new();
     let mut line = |name: &str, value: String| writeln!(out, "{name:<14} {value}");
     line("model", info.path.clone())?;
-    line("format", format!("{}, {}", info.format, info.dtype))?;
+    line(
+        "format",
+        match &info.recipe {
+            Some(recipe) => format!("{} {recipe}, made from {}", info.format, info.dtype),
+            None => format!("{}, {}", info.format, info.dtype),
+        },
+    )?;
     line("version", format!("RWKV-{}", config.version))?;
     line("parameters", format!("{} ({:.1} M)", info.parameters, info.parameters as f64 / 1e6))?;
     line(

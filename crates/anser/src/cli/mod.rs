@@ -5,6 +5,7 @@
 mod batch;
 mod bench;
 mod chat;
+mod convert;
 mod error;
 mod eval;
 mod generate;
@@ -15,6 +16,7 @@ mod model;
 mod output;
 mod perplexity;
 mod prompt;
+mod quantize;
 mod reply;
 mod sampling;
 mod shell;
@@ -52,6 +54,8 @@ enum Command {
     Perplexity(perplexity::Args),
     Eval(eval::Args),
     Info(info::Args),
+    Quantize(quantize::Args),
+    Convert(convert::Args),
     State(state::Args),
     Bench(bench::Args),
     Zoo(zoo::Args),
@@ -78,6 +82,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Perplexity(args) => perplexity::run(args),
         Command::Eval(args) => eval::run(args),
         Command::Info(args) => info::run(args),
+        Command::Quantize(args) => quantize::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::State(args) => state::run(args),
         Command::Bench(args) => bench::run(args),
         Command::Zoo(args) => zoo::run(args),

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anser::demo;
 use anser_checkpoint::state::{Accept, StateFile};
 use anser_checkpoint::{Checkpoint, OpenOptions, TokenizerHint};
-use anser_engine::{Executor, LoadOptions, Model, State, Storage, load};
+use anser_engine::{Executor, LoadOptions, Model, Placement, Recipe, State, load};
 use anser_tokenizer::Tokenizer;
 use anyhow::{Context, Result};
 
@@ -32,9 +32,13 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "byte|world|FILE", help_heading = "Model")]
     pub(crate) tokenizer: Option<String>,
 
-    /// Storage of the matrices: f32, bf16 or f16 [default: as in the checkpoint]
-    #[arg(long, value_name = "TYPE", value_parser = parse_storage, help_heading = "Model")]
-    pub(crate) dtype: Option<Storage>,
+    /// Storage of the matrices: f32, bf16, f16, int8 or int4 [default: as in the checkpoint]
+    #[arg(long, value_name = "TYPE", value_parser = parse_recipe, help_heading = "Model")]
+    pub(crate) dtype: Option<Recipe>,
+
+    /// Copy a packed file into huge pages instead of mapping it: a slower start, faster decoding
+    #[arg(long, help_heading = "Model")]
+    pub(crate) copy_weights: bool,
 
     /// Number of threads [default: one a core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Model")]
@@ -78,6 +82,14 @@ pub(crate) struct Loaded {
     /// Whether it is the one in the program.
     pub(crate) built_in: bool,
     tokenizer: Result<Tokenizer, String>,
+}
+
+impl LoadArgs {
+    /// What the engine is told.
+    pub(crate) fn options(&self) -> LoadOptions {
+        let placement = if self.copy_weights { Placement::Copied } else { Placement::Mapped };
+        LoadOptions { recipe: self.dtype, placement }
+    }
 }
 
 impl ModelArgs {
@@ -134,6 +146,11 @@ impl ModelArgs {
         })
     }
 
+    /// The checkpoint's own tokenizer, or why it cannot be told.
+    pub(crate) fn tokenizer_of(&self, checkpoint: &Checkpoint) -> Result<Result<Tokenizer, String>> {
+        if self.built_in() { Ok(Ok(demo::tokenizer()?)) } else { guess_tokenizer(checkpoint) }
+    }
+
     /// Opens and loads the model.
     pub(crate) fn load(&self) -> Result<Loaded> {
         let started = Instant::now();
@@ -141,12 +158,11 @@ impl ModelArgs {
         let spinner = Spinner::new(format!("loading {}", checkpoint.path().display()));
         let mut exec = Executor::new(self.how.threads);
         exec.check_numerics = self.how.check_numerics;
-        let model = load(checkpoint.clone(), &exec, &LoadOptions { storage: self.how.dtype })?;
+        let model = load(checkpoint.clone(), &exec, &self.how.options())?;
         drop(spinner);
         let tokenizer = match &self.how.tokenizer {
             Some(name) => Ok(named_tokenizer(name)?),
-            None if self.built_in() => Ok(demo::tokenizer()?),
-            None => guess_tokenizer(&checkpoint)?,
+            None => self.tokenizer_of(&checkpoint)?,
         };
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
         Ok(Loaded { checkpoint, model, exec, load_ms, built_in: self.built_in(), tokenizer })
@@ -204,11 +220,11 @@ impl Loaded {
     }
 }
 
-pub(crate) fn parse_storage(text: &str) -> Result<Storage, String> {
-    text.parse().map_err(|_| "expected f32, bf16 or f16".to_string())
+pub(crate) fn parse_recipe(text: &str) -> Result<Recipe, String> {
+    text.parse().map_err(|_| format!("expected one of {}", Recipe::ALL.map(|recipe| recipe.name).join(", ")))
 }
 
-fn named_tokenizer(name: &str) -> Result<Tokenizer> {
+pub(crate) fn named_tokenizer(name: &str) -> Result<Tokenizer> {
     Ok(match name {
         "world" => Tokenizer::world(),
         "byte" => Tokenizer::byte(),
@@ -228,6 +244,7 @@ fn guess_tokenizer(checkpoint: &Checkpoint) -> Result<Result<Tokenizer, String>>
         TokenizerHint::World => Ok(Tokenizer::world()),
         TokenizerHint::Byte => Ok(Tokenizer::byte()),
         TokenizerHint::File(path) => Ok(Tokenizer::from_file(&path)?),
+        TokenizerHint::Json(text) => Ok(Tokenizer::from_bytes(text.as_bytes(), None)?),
         TokenizerHint::Unknown => Err(format!(
             "the checkpoint does not say which tokenizer goes with its vocabulary of {}",
             checkpoint.config().vocab

@@ -126,7 +126,7 @@ fn chat_tells_stories() {
 #[cfg(feature = "train")]
 #[test]
 fn both_executions_agree_on_it() {
-    use anser::engine::{Batch, Executor, LoadOptions, Logits, Storage, load};
+    use anser::engine::{Batch, Executor, LoadOptions, Logits, Recipe, load};
     use anser_nn::gradients::values;
     use anser_nn::model::LanguageModel;
 
@@ -140,7 +140,7 @@ fn both_executions_agree_on_it() {
     let trained = values(model.logits(&x));
 
     let mut exec = Executor::new(1);
-    let options = LoadOptions { storage: Some(Storage::F32) };
+    let options = LoadOptions::from(Recipe::F32);
     let model = load(std::sync::Arc::new(checkpoint), &exec, &options).unwrap();
     let (mut state, mut logits) = (model.new_state(), Vec::new());
     let batch = Batch { tokens: &tokens, cu_seqlens: &borders, logits: Logits::All };
