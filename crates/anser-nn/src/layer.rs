@@ -41,11 +41,6 @@ impl<'a> Weights<'a> {
         }
         Ok(Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), self.device)))
     }
-
-    /// The device of the parameters.
-    pub fn device(&self) -> &Device {
-        self.device
-    }
 }
 
 /// Weight and bias of a norm, `[C]` each.

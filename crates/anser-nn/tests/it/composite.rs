@@ -247,10 +247,12 @@ const OPS: &[Op] = &[
         },
     },
     Op {
+        // Terms of one sign: where thousands cancel, the order of summation is all that is left of them.
         name: "seed",
-        inputs: |d| vec![rows(d)],
+        inputs: |d| vec![(vec![d.t(), d.c()], 1.0, 1.0)],
         run: |x, d, fused| {
-            let (x, constant) = (x[0].two(), Rng(d.seed ^ 9).vec(d.t() * d.c(), 1.0));
+            let mut rng = Rng(d.seed ^ 9);
+            let (x, constant) = (x[0].two(), (0..d.t() * d.c()).map(|_| rng.uniform().abs()).collect::<Vec<_>>());
             let constant = Tensor::from_data(TensorData::new(constant, [d.t(), d.c()]), &x.device().inner());
             vec![Any::One(if fused { seed(x, &constant) } else { seed_composite(x, &constant) })]
         },
