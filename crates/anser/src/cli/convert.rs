@@ -409,8 +409,9 @@ fn compare_logits(
         Ok(logits)
     };
     let vocab = source.config().vocab;
-    let found = run(Arc::new(written), recipe)?;
+    // In this order, so that a source that cannot be run is named, not its copy.
     let expected = run(Arc::new(Rounded(export)), recipe)?;
+    let found = run(Arc::new(written), recipe)?;
     let same = |(x, y): (&f32, &f32)| x.to_bits() == y.to_bits() || (x.is_nan() && y.is_nan());
     if let Some(at) = expected.iter().zip(&found).position(|pair| !same(pair)) {
         let what = format!("logit {} after token {} of the fixed prompt", at % vocab, at / vocab + 1);

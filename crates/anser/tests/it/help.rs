@@ -2,13 +2,14 @@
 
 use crate::util::{Sandbox, settings};
 
-const COMMANDS: [&str; 12] = [
+const COMMANDS: [&str; 13] = [
     "generate",
     "chat",
     "logits",
     "perplexity",
     "eval",
     "info",
+    "convert",
     "state",
     "bench",
     "zoo",

@@ -3,6 +3,7 @@
 
 mod bench;
 mod chat;
+mod convert;
 mod demo;
 mod eval;
 mod failures;
