@@ -10,6 +10,7 @@
 //! Few rows of x (`stream`) are bound by memory bandwidth, many (`tile`) by arithmetic; both read the same packed
 //! weights.
 
+pub mod dense;
 mod lanes;
 mod matrix;
 mod memory;

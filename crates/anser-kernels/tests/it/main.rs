@@ -3,6 +3,7 @@
 mod activation;
 mod backward456;
 mod backward7;
+mod dense;
 mod linear;
 mod norm;
 mod optimizer;
