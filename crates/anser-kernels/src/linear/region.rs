@@ -242,7 +242,13 @@ fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
         w.rows()
     );
     let panels = w.rows().div_ceil(PANEL);
-    let (chunk_rows, group) = if rows <= FEW { (rows.max(1), 1) } else { (rows.div_ceil(rows.div_ceil(CHUNK)), 2) };
+    let chunk_rows = if rows <= FEW { rows.max(1) } else { rows.div_ceil(rows.div_ceil(CHUNK)) };
+    // As many panels as the kernels take together.
+    let group = match w.storage().kind() {
+        Kind::Float(_) if rows <= FEW => 1,
+        Kind::Codes(_) if rows <= 2 => 4,
+        _ => 2,
+    };
     let groups = panels.div_ceil(group);
     // Of codes there are fewer bytes, and more fit into an instruction.
     let cost = match w.storage().kind() {
@@ -296,6 +302,7 @@ fn compute(level: Level, task: &Task<'_>, costs: &Range<usize>) {
                         code_bytes: layout.code_bytes(cols),
                         scale_bytes: layout.scale_bytes(cols),
                         groups: cols.div_ceil(GROUP),
+                        octets: layout.scales.columns() / 8,
                         x: task.codes.add(row),
                         x_rows: task.rows,
                         part: Part { y, outputs, panels, rows, then },

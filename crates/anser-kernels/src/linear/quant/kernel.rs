@@ -37,6 +37,8 @@ pub(in super::super) struct Piece {
     pub(in super::super) scale_bytes: usize,
     /// Groups of a row.
     pub(in super::super) groups: usize,
+    /// Times eight columns that share a scale. The layout says it too, but what the compiler knows it unrolls, fourfold.
+    pub(in super::super) octets: usize,
     /// Block 0 of the first row of x; the next row follows it, the next block comes `x_rows` later.
     pub(in super::super) x: *const Activations,
     pub(in super::super) x_rows: usize,
@@ -107,8 +109,9 @@ unsafe fn by_rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource>(piece
     unsafe {
         match piece.part.rows {
             // As many streams as accumulators allow: rows x streams x 2 registers on AVX2.
-            1 => streams::<I, C, S, 1, 4>(piece),
-            2 => streams::<I, C, S, 2, 2>(piece),
+            1 if I::LANES > 4 => streams::<I, C, S, 1, 4>(piece),
+            2 if I::LANES > 4 => streams::<I, C, S, 2, 2>(piece),
+            1 => streams::<I, C, S, 1, 1>(piece),
             // The tile that fills the registers: 12 sums of 16 registers on AVX2, 24 of 32 on AVX-512.
             _ => match I::LANES {
                 16 => blocks::<I, C, S, W, 12, 2>(piece, scratch),
@@ -190,8 +193,8 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
                 codes[p] = piece.codes.add(panels[p] * piece.code_bytes + b * (BLOCK / 8) * C::OCTET);
                 scales[p] = piece.scales.add(panels[p] * piece.scale_bytes + b * S::BLOCK);
             }
-            let chain =
-                block::<I, C, S, R, P>(x, codes, scales, (piece.groups - b * GROUPS).min(GROUPS), Ahead::none());
+            let groups = (piece.groups - b * GROUPS).min(GROUPS);
+            let chain = block::<I, C, S, R, P>(x, codes, scales, groups, piece.octets, Ahead::none());
             for r in 0..R {
                 let step = I::splat((*x.add(r)).step);
                 for p in 0..P {
@@ -228,6 +231,7 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
     codes: [*const u8; P],
     scales: [*const u8; P],
     groups: usize,
+    octets: usize,
     mut ahead: Ahead<P>,
 ) -> [[I::Row; P]; R] {
     // SAFETY: by the contract of `compute`.
@@ -249,8 +253,7 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
             for part in 0..GROUP / S::COLUMNS {
                 let n = g * (GROUP / S::COLUMNS) + part;
                 let mut sums = [[I::no_sums(); P]; R];
-                for o in 0..S::COLUMNS / 8 {
-                    let octet = n * (S::COLUMNS / 8) + o;
+                for octet in n * octets..(n + 1) * octets {
                     let mut at = codes;
                     for p in 0..P {
                         at[p] = codes[p].add(octet * C::OCTET);
@@ -259,6 +262,16 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
                                 I::prefetch(at[p].wrapping_add(AHEAD + line * 64));
                             }
                         }
+                    }
+                    if C::PACKED {
+                        // Panel by panel, so that few words of codes are in registers at a time.
+                        for p in 0..P {
+                            packed::<I, C, R, P, 0>(x, at[p], octet, p, &mut sums);
+                            packed::<I, C, R, P, 1>(x, at[p], octet, p, &mut sums);
+                            packed::<I, C, R, P, 2>(x, at[p], octet, p, &mut sums);
+                            packed::<I, C, R, P, 3>(x, at[p], octet, p, &mut sums);
+                        }
+                        continue;
                     }
                     pair::<I, C, R, P, 0>(x, at, octet, &mut sums);
                     pair::<I, C, R, P, 1>(x, at, octet, &mut sums);
@@ -290,7 +303,26 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
     }
 }
 
-/// Two columns of eight: those of `N`.
+/// Two columns of eight, those of `N`, of one panel.
+#[inline(always)]
+unsafe fn packed<I: Lanes, C: CodeSource, const R: usize, const P: usize, const N: usize>(
+    x: *const Activations,
+    at: *const u8,
+    octet: usize,
+    p: usize,
+    sums: &mut [[I::Sums; P]; R],
+) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let w = C::pairs::<I, N>(at);
+        for r in 0..R {
+            let both = I::both((&raw const (*x.add(r)).codes).cast::<i16>().add(octet * 8 + 2 * N));
+            sums[r][p] = I::dot(w, both, sums[r][p]);
+        }
+    }
+}
+
+/// The same of all panels.
 #[inline(always)]
 unsafe fn pair<I: Lanes, C: CodeSource, const R: usize, const P: usize, const N: usize>(
     x: *const Activations,
@@ -473,7 +505,7 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Til
         for r in 0..R {
             I::prefetch(part.at(t.row + r, t.panel).cast());
         }
-        let chain = block::<I, WideCodes, W, R, P>(x, t.codes, t.scales, t.groups, t.ahead);
+        let chain = block::<I, WideCodes, W, R, P>(x, t.codes, t.scales, t.groups, t.piece.octets, t.ahead);
         for r in 0..R {
             let step = I::splat((*x.add(r)).step);
             for p in 0..P {

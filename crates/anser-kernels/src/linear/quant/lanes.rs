@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+use std::arch::asm;
+#[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
 use half::f16;
@@ -521,14 +523,50 @@ macro_rules! lanes_of_512_bits {
     };
 }
 
+/// `sums + w * x` over pairs. In assembly, because the compiler knows that sums of integers may be reordered: it would
+/// put those of several columns together and run out of registers.
 #[cfg(target_arch = "x86_64")]
-lanes_of_256_bits!(Avx2, "avx2,fma,f16c", |sums, w, x| _mm256_add_epi32(sums, _mm256_madd_epi16(w, x)));
+#[inline]
+#[target_feature(enable = "avx2")]
+fn multiply_add_256(mut sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    let _products: __m256i;
+    // SAFETY: reads and writes registers only.
+    unsafe {
+        asm!(
+            "vpmaddwd {products}, {w}, {x}",
+            "vpaddd {sums}, {sums}, {products}",
+            products = lateout(ymm_reg) _products, w = in(ymm_reg) w, x = in(ymm_reg) x, sums = inout(ymm_reg) sums,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+/// The same on 512 bits.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw")]
+fn multiply_add_512(mut sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
+    let _products: __m512i;
+    // SAFETY: reads and writes registers only.
+    unsafe {
+        asm!(
+            "vpmaddwd {products}, {w}, {x}",
+            "vpaddd {sums}, {sums}, {products}",
+            products = lateout(zmm_reg) _products, w = in(zmm_reg) w, x = in(zmm_reg) x, sums = inout(zmm_reg) sums,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+#[cfg(target_arch = "x86_64")]
+lanes_of_256_bits!(Avx2, "avx2,fma,f16c", |sums, w, x| multiply_add_256(sums, w, x));
 #[cfg(target_arch = "x86_64")]
 lanes_of_256_bits!(Avx2Vnni, "avx2,fma,f16c,avxvnni", |sums, w, x| _mm256_dpwssd_avx_epi32(sums, w, x));
 #[cfg(target_arch = "x86_64")]
-lanes_of_512_bits!(Avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", |sums, w, x| _mm512_add_epi32(
-    sums,
-    _mm512_madd_epi16(w, x)
+lanes_of_512_bits!(Avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", |sums, w, x| multiply_add_512(
+    sums, w, x
 ));
 #[cfg(target_arch = "x86_64")]
 lanes_of_512_bits!(Avx512Vnni, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c", |sums, w, x| {

@@ -37,9 +37,14 @@ impl Scales {
         self == Scales::Affine
     }
 
+    /// Columns that share a scale.
+    pub(in super::super) fn columns(self) -> usize {
+        if self == Scales::Sixteen { GROUP / 2 } else { GROUP }
+    }
+
     /// The columns of a group, parted where another scale begins.
     pub(super) fn parts(self, first: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
-        let length = if self == Scales::Sixteen { GROUP / 2 } else { GROUP };
+        let length = self.columns();
         (first..end).step_by(length).map(move |from| (from, from + length))
     }
 }
