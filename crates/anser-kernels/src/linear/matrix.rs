@@ -13,6 +13,7 @@ use super::quant::pack::quantise;
 use super::quant::repack::BlockFormat;
 use super::{Float, Kind, PANEL, Storage, packed_len};
 use crate::pool::{Pool, SharedMut};
+use crate::simd::level;
 
 /// A matrix of shape [rows = out, cols = in], packed for [`products`](super::products).
 ///
@@ -171,6 +172,7 @@ impl Matrix {
         if let Some(importance) = importance {
             assert_eq!(importance.len(), cols, "{} importances for {cols} columns", importance.len());
         }
+        let level = level();
         match storage.kind() {
             Kind::Float(float) => {
                 let mut matrix = Matrix::zeroed(storage, rows, cols);
@@ -187,7 +189,7 @@ impl Matrix {
             Kind::Codes(layout) => Matrix::from_rows(pool, storage, layout, rows, cols, |row| {
                 let mut values = vec![0.0; cols];
                 fill(row, &mut values);
-                quantise(layout, &values, importance)
+                quantise(level, layout, &values, importance)
             }),
         }
     }

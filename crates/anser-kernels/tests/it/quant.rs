@@ -363,7 +363,7 @@ fn storages_of_all_kinds_share_a_region() {
     let matrices: Vec<Matrix> = (0..40)
         .map(|i| {
             let (rows, cols) = shapes[i % 4];
-            if i % 9 == 0 {
+            if i.is_multiple_of(9) {
                 pack(&pool, Storage::Bf16, cols, &rng.vec(rows * cols, 1.0))
             } else {
                 matrix(&mut rng, i % 7, rows, cols)
@@ -374,7 +374,7 @@ fn storages_of_all_kinds_share_a_region() {
         // Matrices of as many columns have the same input, or one of their own.
         let shared = rng.vec(t * 600, 1.0);
         let own = rng.vec(t * 600, 1.0);
-        let x = |i: usize| &(if i % 5 == 0 { &own } else { &shared })[..t * matrices[i].cols()];
+        let x = |i: usize| &(if i.is_multiple_of(5) { &own } else { &shared })[..t * matrices[i].cols()];
         let mut outputs: Vec<Vec<f32>> = matrices.iter().map(|w| vec![0.5; t * w.rows()]).collect();
         let mut all: Vec<Product> = (matrices.iter().zip(&mut outputs).enumerate())
             .map(|(i, (w, y))| Product { w, x: x(i), y, then: EPILOGUES[i % 6] })

@@ -51,6 +51,7 @@ pub(in super::super) fn quantise_block(x: &[f32]) -> Activations {
     out
 }
 
+#[expect(clippy::extra_unused_type_parameters, reason = "what `dispatch!` calls has one")]
 #[inline(always)]
 fn quantise_body<I: Isa>(x: &[f32], to: &mut Activations) {
     *to = quantise_block(x);

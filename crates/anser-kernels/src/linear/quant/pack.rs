@@ -5,9 +5,20 @@ use half::f16;
 use super::super::BLOCK;
 use super::GROUP;
 use super::layout::{Layout, Row, Scales};
+use crate::simd::{Isa, dispatch};
 
-/// The row of codes whose weights come closest to `values`, in squared error weighted by `importance`.
-pub(in super::super) fn quantise(layout: Layout, values: &[f32], importance: Option<&[f32]>) -> Row {
+/// Partial sums, so that they are computed side by side.
+const LANES: usize = 8;
+
+dispatch! {
+    /// The row of codes whose weights come closest to `values`, in squared error weighted by `importance`. The same on
+    /// every level.
+    pub(in super::super) fn quantise(layout: Layout, values: &[f32], importance: Option<&[f32]>) -> Row = quantise_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "what `dispatch!` calls has one")]
+#[inline(always)]
+fn quantise_body<I: Isa>(layout: Layout, values: &[f32], importance: Option<&[f32]>) -> Row {
     let mut row = Row::new(layout, values.len());
     for (b, values) in values.chunks(BLOCK).enumerate() {
         let importance = importance.map(|importance| &importance[b * BLOCK..][..values.len()]);
@@ -48,6 +59,7 @@ impl Default for Group {
 }
 
 impl Group {
+    #[inline(always)]
     fn new(values: &[f32], importance: Option<&[f32]>) -> Group {
         let mut group = Group::default();
         for i in 0..values.len().min(GROUP) {
@@ -55,7 +67,8 @@ impl Group {
             group.w[i] = importance.map_or(1.0, |importance| importance[i]);
         }
         // Where no input ever comes, all codes are as good: those of the values' own error then.
-        if !(group.w.iter().sum::<f32>() > 0.0) {
+        let all = group.w.iter().sum::<f32>();
+        if all.is_nan() || all <= 0.0 {
             group.w = [1.0; GROUP];
         }
         group
@@ -66,12 +79,13 @@ impl Group {
     fn codes(&self, scale: f32, minimum: f32, lowest: f32, highest: f32) -> ([f32; GROUP], f32) {
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
         let mut q = [0.0; GROUP];
-        let mut error = 0.0;
+        let mut error = [0.0; LANES];
         for i in 0..GROUP {
             q[i] = nearest((self.x[i] + minimum) * inverse).clamp(lowest, highest);
             let off = scale * q[i] - minimum - self.x[i];
-            error += self.w[i] * off * off;
+            error[i % LANES] += self.w[i] * off * off;
         }
+        let error = error.iter().sum();
         (q, error)
     }
 }
@@ -89,6 +103,7 @@ fn half(value: f32) -> f16 {
 }
 
 /// Signed codes and their scale.
+#[inline(always)]
 fn symmetric(group: &Group, codes: &mut [i8]) -> f16 {
     let largest = group.x.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
     let mut best = (f16::ZERO, [0.0; GROUP], f32::INFINITY);
@@ -105,6 +120,7 @@ fn symmetric(group: &Group, codes: &mut [i8]) -> f16 {
 }
 
 /// Codes 0 to 15 of the groups of a block, scales and minima, and their units d and dmin.
+#[inline(always)]
 fn affine(groups: &[Group], codes: &mut [i8], scales: &mut [u8], minima: &mut [u8]) -> (f16, f16) {
     let mut fits = [(0.0f32, 0.0f32); BLOCK / GROUP];
     for (fit, group) in fits.iter_mut().zip(groups) {
@@ -142,6 +158,7 @@ fn unit(largest: f32) -> f16 {
 
 /// Scale and minimum, not negative, with the least error that was found: from ranges around that of the values, codes
 /// for the range and the best line for the codes, twice.
+#[inline(always)]
 fn best_range(group: &Group) -> (f32, f32) {
     let lowest = group.x.iter().fold(0.0f32, |lowest, &x| lowest.min(x));
     let highest = group.x.iter().fold(f32::NEG_INFINITY, |highest, &x| highest.max(x));
@@ -160,7 +177,7 @@ fn best_range(group: &Group) -> (f32, f32) {
                 best = (scale, minimum, error);
             }
             (scale, minimum) = line(group, &q);
-            if !(scale > 0.0) {
+            if scale.is_nan() || scale <= 0.0 {
                 break;
             }
         }
@@ -175,15 +192,14 @@ fn best_range(group: &Group) -> (f32, f32) {
 /// The line `x = scale q - minimum` of least squares, minimum not negative.
 #[inline(always)]
 fn line(group: &Group, q: &[f32; GROUP]) -> (f32, f32) {
-    let [mut w1, mut wq, mut wqq, mut wx, mut wqx] = [0.0f32; 5];
+    let mut sums = [[0.0f32; LANES]; 5];
     for i in 0..GROUP {
         let (w, x, q) = (group.w[i], group.x[i], q[i]);
-        w1 += w;
-        wq += w * q;
-        wqq += w * q * q;
-        wx += w * x;
-        wqx += w * q * x;
+        for (sum, term) in sums.iter_mut().zip([w, w * q, w * q * q, w * x, w * q * x]) {
+            sum[i % LANES] += term;
+        }
     }
+    let [w1, wq, wqq, wx, wqx] = sums.map(|sum| sum.iter().sum::<f32>());
     let determinant = w1 * wqq - wq * wq;
     if determinant > 0.0 {
         let scale = (w1 * wqx - wq * wx) / determinant;
