@@ -33,7 +33,7 @@ pub(super) const GROUP: usize = 32;
 /// The slow reference of a product of one row of x: `y = W x`, or `y += W x`, obviously so.
 ///
 /// # Panics
-/// If the matrix has floats, if x is not [in] or y not [out], or if the epilogue is another.
+/// If the matrix has floats, if x has not one value for each column or y for each row, or if the epilogue is another.
 pub fn reference(level: Level, w: &Matrix, x: &[f32], y: &mut [f32], then: Epilogue) {
     let Kind::Codes(layout) = w.storage().kind() else { panic!("{w:?} has no codes") };
     assert!(x.len() == w.cols() && y.len() == w.rows(), "{w:?}: x has {}, y {}", x.len(), y.len());
