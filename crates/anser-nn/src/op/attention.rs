@@ -19,10 +19,10 @@ use anser_kernels::simd::{Isa, Level, level};
 use burn::tensor::activation::softmax;
 use burn::tensor::{Tensor, TensorData};
 
-use super::matmul::{Mat, matmul};
 use super::rows::{Rows, buffer};
 use super::{Array, Gradient, Inputs, Operation};
 use crate::threads::pool;
+use anser_kernels::linear::dense::{Mat, matmul};
 
 /// Base of the rotary frequencies.
 const BASE: f64 = 10_000.0;

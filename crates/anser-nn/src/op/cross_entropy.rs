@@ -12,10 +12,10 @@ use anser_kernels::simd::{Isa, level};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Int, Tensor, TensorData};
 
-use super::matmul::{Mat, matmul};
 use super::rows::{Rows, buffer, for_pieces};
 use super::{Array, Gradient, Inputs, Operation};
 use crate::threads::pool;
+use anser_kernels::linear::dense::{Mat, matmul};
 
 /// What the next tokens are, and how much each counts.
 #[derive(Clone, Debug)]

@@ -3,10 +3,10 @@
 use anser_kernels::pool::Pool;
 use burn::tensor::Tensor;
 
-use super::matmul::{Mat, matmul};
-use super::rows::buffer;
+use super::rows::{buffer, for_pieces};
 use super::{Array, Gradient, Inputs, Operation};
 use crate::threads::pool;
+use anser_kernels::linear::dense::{Mat, matmul};
 
 /// `x W^T`: x [T, I], weight [O, I] as official files store it, result [T, O].
 pub fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
@@ -36,9 +36,14 @@ impl Operation for Linear {
     fn forward(&self, inputs: &[&[f32]], _: bool) -> (Vec<Array>, Vec<Vec<f32>>) {
         let (x, w) = (inputs[0], inputs[1]);
         let rows = x.len() / self.inputs;
-        let mut y = if self.residual { inputs[2].to_vec() } else { buffer(rows * self.outputs) };
+        let (pool, mut y) = (pool(), buffer(rows * self.outputs));
+        if self.residual {
+            for_pieces(&pool, rows, [&mut y], |rows, [y]| {
+                y.copy_from_slice(&inputs[2][rows.start * self.outputs..rows.end * self.outputs]);
+            });
+        }
         let (x, w) = (Mat::new(x, rows, self.inputs), Mat::new(w, self.outputs, self.inputs));
-        matmul(&pool(), x, w.t(), &mut y, self.residual);
+        matmul(&pool, x, w.t(), &mut y, self.residual);
         (vec![Array::new(y, &[rows, self.outputs])], Vec::new())
     }
 

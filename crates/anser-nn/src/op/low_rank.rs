@@ -4,10 +4,10 @@ use anser_kernels::activation;
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
-use super::matmul::{Mat, matmul};
 use super::rows::{buffer, for_pieces, sum_pieces};
 use super::{Array, Gradient, Inputs, Operation};
 use crate::threads::pool;
+use anser_kernels::linear::dense::{Mat, matmul};
 
 /// What stands between the two factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

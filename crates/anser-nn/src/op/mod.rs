@@ -32,7 +32,6 @@ mod lanes;
 pub mod layer_norm;
 pub mod linear;
 pub mod low_rank;
-mod matmul;
 pub mod relu2;
 mod rows;
 pub mod seed;

@@ -30,8 +30,10 @@ impl Operation for Relu2 {
     fn forward(&self, inputs: &[&[f32]], _: bool) -> (Vec<Array>, Vec<Vec<f32>>) {
         let mut y = buffer(inputs[0].len());
         for_pieces(&pool(), self.rows, [&mut y], |rows, [y]| {
-            y.copy_from_slice(&inputs[0][rows.start * self.width..rows.end * self.width]);
-            activation::relu2(y);
+            for (row, y) in rows.zip(y.chunks_exact_mut(self.width)) {
+                y.copy_from_slice(&inputs[0][row * self.width..(row + 1) * self.width]);
+                activation::relu2(y);
+            }
         });
         (vec![Array::new(y, &[self.rows, self.width])], Vec::new())
     }

@@ -16,11 +16,11 @@ use anser_kernels::simd::{Isa, level};
 use burn::tensor::Tensor;
 
 use super::layer_norm::layer_norm_composite;
-use super::matmul::{Mat, matmul};
 use super::rows::{Borders, buffer, for_pieces, sum_pieces};
 use super::shift::{Normal, previous_rows};
 use super::{Array, Gradient, Inputs, Operation, lanes};
 use crate::threads::pool;
+use anser_kernels::linear::dense::{Mat, matmul};
 
 /// Mixed inputs: w, k, v, r, g.
 pub const PARTS: usize = 5;

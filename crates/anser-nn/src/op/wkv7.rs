@@ -440,14 +440,13 @@ fn lean_backward_body<I: Isa>([v, first, mix]: [&[f32]; 3], gv: &mut [f32], g_fi
 }
 
 impl Op {
-    /// norm(y) + bonus, in place.
-    fn finish_rows(&self, level: Level, x: &Named<'_>, p: &Prepared, first_row: usize, y: &mut [f32]) {
+    /// norm(y) + bonus, for row `row` of y.
+    fn finish_row(&self, level: Level, x: &Named<'_>, p: &Prepared, row: usize, y: &[f32], out: &mut [f32]) {
         let (width, n) = (self.heads.width(), self.heads.head_size);
-        for (own, y) in y.chunks_exact_mut(width).enumerate() {
-            let row = (first_row + own) * width..(first_row + own + 1) * width;
-            group_norm(y, self.heads.heads, x.ln_weight, x.ln_bias, self.eps);
-            add_bonus(level, n, [&x.r[row.clone()], &p.k[row.clone()], &p.v[row], x.r_k], y);
-        }
+        let row = row * width..(row + 1) * width;
+        out.copy_from_slice(&y[row.clone()]);
+        group_norm(out, self.heads.heads, x.ln_weight, x.ln_bias, self.eps);
+        add_bonus(level, n, [&x.r[row.clone()], &p.k[row.clone()], &p.v[row], x.r_k], out);
     }
 }
 
@@ -460,25 +459,31 @@ impl Operation for Op {
         let p = self.prepare(&x);
         let mut state = x.state.to_vec();
         let mut y = buffer(x.r.len());
-        let saved = {
+        let mut saved = {
             let mut states = per_sequence(&mut state, sequences);
             if saving {
                 let mut kept = buffer(kernel::backward::saved_states_len(heads, cu));
                 let mut sa = buffer(x.r.len());
                 let into = kernel::backward::Saved { states: &mut kept[..], sa: &mut sa[..] };
                 kernel::backward::scan_saving(&pool, heads, cu, &p.inputs(x.r), &mut states, &mut y, into);
-                vec![kept, sa, y.clone()]
+                vec![kept, sa]
             } else {
                 kernel::scan(&pool, heads, cu, &p.inputs(x.r), &mut states, &mut y);
                 Vec::new()
             }
         };
-        for_pieces(&pool, rows, [&mut y], |rows, [y]| {
-            self.finish_rows(level, &x, &p, rows.start, y);
-            multiply(level, y, &x.g[rows.start * width..rows.end * width]);
+        let mut out = buffer(y.len());
+        for_pieces(&pool, rows, [&mut out], |rows, [out]| {
+            for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+                self.finish_row(level, &x, &p, row, &y, out);
+                multiply(level, out, &x.g[row * width..(row + 1) * width]);
+            }
         });
+        if saving {
+            saved.push(y);
+        }
         let shape = [sequences, heads.heads, heads.head_size, heads.head_size];
-        (vec![Array::new(y, &[rows, width]), Array::new(state, &shape)], saved)
+        (vec![Array::new(out, &[rows, width]), Array::new(state, &shape)], saved)
     }
 
     fn backward(
@@ -507,8 +512,7 @@ impl Operation for Op {
             let (mut normed, mut g_normed) = (vec![0.0; width], vec![0.0; width]);
             for (own, row) in rows.enumerate() {
                 let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
-                normed.copy_from_slice(&y[from.clone()]);
-                self.finish_rows(level, &x, &p, row, &mut normed);
+                self.finish_row(level, &x, &p, row, y, &mut normed);
                 let [g_out, g, r, k, v] = [g_out, x.g, x.r, &p.k, &p.v].map(|s| &s[from.clone()]);
                 bonus_backward(
                     level,
