@@ -27,9 +27,9 @@ const PROMPT: u64 = 24;
 /// Write a model in another format, and check that it is the same model
 #[derive(clap::Args)]
 #[command(after_help = "\
-The result is read back: every tensor must have the source's values (rounded, if --dtype asks for it),
-and the logits of a fixed prompt must be those of these values to the bit. Only then does it appear
-under its name. Writing and comparing hold one tensor at a time, comparing logits one model;
+The result is read back: every tensor must have the source's values (rounded, if --dtype asks for
+it), and the logits of a fixed prompt must be those of these values to the bit. Only then does it
+appear under its name. Writing and comparing hold one tensor at a time, comparing logits one model;
 --verify=tensors leaves the logits out.
 
 Examples:
@@ -164,7 +164,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let name = args.target.file_stem().map_or_else(|| "rwkv".to_string(), |stem| stem.to_string_lossy().into_owned());
     let options =
         ExportOptions { target, precision: args.dtype, name, vocabulary: beside.vocabulary, files: beside.files };
-    let export = Export::plan(checkpoint, options)?;
+    let export = Export::plan(checkpoint, options).map_err(explained)?;
     let mut notes = export.notes();
     notes.extend(beside.note);
     notes.iter().for_each(|note| eprintln!("note: {note}"));
@@ -290,7 +290,10 @@ fn draft(target: &Path) -> Result<(TempDir, PathBuf)> {
     let real = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
     let folder = real.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = real.file_name().ok_or_else(|| usage(format!("{} is no name", target.display()), "name a new file"))?;
-    let draft = tempfile::Builder::new().prefix(".anser-").suffix(".part").tempdir_in(folder).with_context(cannot)?;
+    let draft = tempfile::Builder::new().prefix(".anser-").suffix(".part").tempdir_in(folder);
+    // The reason without the draft's name, which says nothing to the reader.
+    let bare = |error: std::io::Error| error.raw_os_error().map_or(error, std::io::Error::from_raw_os_error);
+    let draft = draft.map_err(bare).with_context(cannot)?;
     let place = draft.path().join(name);
     Ok((draft, place))
 }
@@ -336,7 +339,15 @@ fn at(error: Error, place: &Path, target: &Path) -> anyhow::Error {
         Error::Differs { file, what, expected, found } => {
             Error::Differs { file: renamed(file), what, expected, found }.into()
         }
-        other => other.into(),
+        other => explained(other),
+    }
+}
+
+/// With what to do about it, where the library knows.
+fn explained(error: Error) -> anyhow::Error {
+    match error.hint() {
+        Some(hint) => hinted(error, hint),
+        None => error.into(),
     }
 }
 
