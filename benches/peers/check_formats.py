@@ -106,7 +106,7 @@ def pth(anser, work, _):
             state[name] = state[name].reshape(1, 64)
     torch.save(state, work / "pip64.pth")
     anser.convert(work / "pip64.pth", work / "pip64-ours.pth")
-    model = RWKV(model=str(work / "pip64-ours"), strategy="cpu fp32", verbose=False)
+    model = RWKV(model=str(work / "pip64-ours"), strategy="cpu fp32")
     logits, _ = model.forward(TOKENS, None, full_output=True)
     check("package rwkv on a written .pth, logits", far(logits, anser.logits(work / "pip64-ours.pth", TOKENS)), 3e-5)
 
