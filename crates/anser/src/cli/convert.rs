@@ -178,7 +178,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     drop(progress);
     let written = (!args.no_verify).then(|| -> Result<Checkpoint> {
         let mut progress = Progress::new("comparing", export.work(), "bytes");
-        Ok(export.verify(&place, &mut |done| follow(&mut progress, &interrupt, done)).map_err(named)?)
+        export.verify(&place, &mut |done| follow(&mut progress, &interrupt, done)).map_err(named)
     });
     let exact = export.is_exact()?;
     let (tensors, dtype) = (export.names().len(), args.dtype.unwrap_or(Precision::Plain(export.dtype())));
@@ -290,9 +290,12 @@ fn draft(target: &Path) -> Result<(TempDir, PathBuf)> {
     let real = fs::canonicalize(target).unwrap_or_else(|_| target.to_path_buf());
     let folder = real.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = real.file_name().ok_or_else(|| usage(format!("{} is no name", target.display()), "name a new file"))?;
+    if !folder.is_dir() {
+        return Err(hinted(anyhow::anyhow!("there is no directory {}", folder.display()), "make it first"));
+    }
     let draft = tempfile::Builder::new().prefix(".anser-").suffix(".part").tempdir_in(folder);
     // The reason without the draft's name, which says nothing to the reader.
-    let bare = |error: std::io::Error| error.raw_os_error().map_or(error, std::io::Error::from_raw_os_error);
+    let bare = |error: std::io::Error| std::io::Error::from(error.kind());
     let draft = draft.map_err(bare).with_context(cannot)?;
     let place = draft.path().join(name);
     Ok((draft, place))
