@@ -5,66 +5,43 @@ use std::str::FromStr;
 
 use anser_kernels::linear::Storage;
 
-/// A storage for every matrix, by what it does in the model. What is small stays in f32 whatever the recipe: norms,
-/// token shifts, decays.
+/// A storage for every matrix, by its official name. What is small stays in f32 whatever the recipe: norms, token
+/// shifts, decays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Recipe {
     /// What it is called on command lines and in packed files.
     pub name: &'static str,
-    /// The projections of time mix and channel mix.
-    pub body: Storage,
-    /// The head.
-    pub head: Storage,
-    /// The embedding; `None` keeps what the checkpoint has, in its file.
-    pub embedding: Option<Storage>,
-    /// The factors of low-rank maps.
-    pub factors: Storage,
+    /// Endings of official names; the first that fits decides, the last fits all.
+    pub rules: &'static [(&'static str, Storage)],
+    /// Whether the embedding follows the rules too; else it stays as the checkpoint has it, in its file.
+    pub embedding: bool,
 }
 
 impl Recipe {
     /// Everything in f32.
-    pub const F32: Recipe = Recipe::uniform("f32", Storage::F32);
+    pub const F32: Recipe = Recipe { name: "f32", rules: &[("", Storage::F32)], embedding: false };
     /// Everything in bf16.
-    pub const BF16: Recipe = Recipe::uniform("bf16", Storage::Bf16);
+    pub const BF16: Recipe = Recipe { name: "bf16", rules: &[("", Storage::Bf16)], embedding: false };
     /// Everything in f16.
-    pub const F16: Recipe = Recipe::uniform("f16", Storage::F16);
+    pub const F16: Recipe = Recipe { name: "f16", rules: &[("", Storage::F16)], embedding: false };
     /// 8-bit codes everywhere.
-    pub const INT8: Recipe = Recipe {
-        name: "int8",
-        body: Storage::Int8,
-        head: Storage::Int8,
-        embedding: Some(Storage::Int8),
-        factors: Storage::Int8,
-    };
+    pub const INT8: Recipe = Recipe { name: "int8", rules: &[("", Storage::Int8)], embedding: true };
     /// 4-bit codes, but for the factors of low-rank maps, which are small and narrow.
-    pub const INT4: Recipe = Recipe {
-        name: "int4",
-        body: Storage::Int4,
-        head: Storage::Int4,
-        embedding: Some(Storage::Int4),
-        factors: Storage::Int8,
-    };
+    pub const INT4: Recipe =
+        Recipe { name: "int4", rules: &[(".weight", Storage::Int4), ("", Storage::Int8)], embedding: true };
 
     /// Every recipe, largest files first.
     pub const ALL: [Recipe; 5] = [Recipe::F32, Recipe::BF16, Recipe::F16, Recipe::INT8, Recipe::INT4];
 
-    const fn uniform(name: &'static str, storage: Storage) -> Recipe {
-        Recipe { name, body: storage, head: storage, embedding: None, factors: storage }
-    }
-
     /// Whether it rounds weights to integer codes.
     pub fn quantises(&self) -> bool {
-        self.embedding.is_some()
+        self.embedding
     }
 
     /// The storage of a matrix, by its official name.
     pub(crate) fn storage(&self, tensor: &str) -> Storage {
-        match tensor {
-            "head.weight" => self.head,
-            "emb.weight" => self.embedding.unwrap_or(self.body),
-            _ if tensor.ends_with(".weight") => self.body,
-            _ => self.factors,
-        }
+        let rule = self.rules.iter().find(|(ending, _)| tensor.ends_with(ending));
+        rule.map_or(Storage::F32, |&(_, storage)| storage)
     }
 }
 

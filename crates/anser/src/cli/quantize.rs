@@ -151,7 +151,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
 fn text_tokens(args: &Args, from: &ModelArgs, checkpoint: &Checkpoint) -> Result<Vec<u32>> {
     let text = match &args.text {
         Some(path) => prompt::read(path)?,
-        None => SAMPLE.to_string(),
+        None => SAMPLE.as_bytes().to_vec(),
     };
     let tokenizer = match &args.tokenizer {
         Some(name) => named_tokenizer(name)?,
