@@ -26,9 +26,19 @@ impl Recipe {
     pub const F16: Recipe = Recipe { name: "f16", rules: &[("", Storage::F16)], embedding: false };
     /// 8-bit codes everywhere.
     pub const INT8: Recipe = Recipe { name: "int8", rules: &[("", Storage::Int8)], embedding: true };
-    /// 4-bit codes, but for the factors of low-rank maps, which are small and narrow.
-    pub const INT4: Recipe =
-        Recipe { name: "int4", rules: &[(".weight", Storage::Int4), ("", Storage::Int8)], embedding: true };
+    /// 4-bit codes, and 8 bits where they buy most for their size: the time mix's values and outputs, whose errors reach
+    /// the residual stream as they are, and the factors of low-rank maps, which are small and narrow. (Head and embedding
+    /// would buy as much, but are half of a small model.)
+    pub const INT4: Recipe = Recipe {
+        name: "int4",
+        rules: &[
+            ("att.value.weight", Storage::Int8),
+            ("att.output.weight", Storage::Int8),
+            (".weight", Storage::Int4),
+            ("", Storage::Int8),
+        ],
+        embedding: true,
+    };
 
     /// Every recipe, largest files first.
     pub const ALL: [Recipe; 5] = [Recipe::F32, Recipe::BF16, Recipe::F16, Recipe::INT8, Recipe::INT4];
