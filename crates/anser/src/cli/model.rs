@@ -131,7 +131,7 @@ impl ModelArgs {
         }
         let looks_like_path = !name.contains(char::is_whitespace)
             && (name.contains(['/', '\\'])
-                || [".pth", ".pt", ".safetensors", ".gguf", ".json"].iter().any(|e| name.ends_with(e)));
+                || [".pth", ".pt", ".safetensors", ".gguf", ".anser", ".json"].iter().any(|e| name.ends_with(e)));
         let message = format!("there is no model at {name:?}");
         Err(if looks_like_path {
             let hint = match name.matches('/').count() {

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::util::{Sandbox, finish, floats, golden, model, settings, v7};
+use crate::util::{Sandbox, files, floats, golden, left, model, settings, v7};
+#[cfg(unix)]
+use crate::util::{finish, limit_files};
 
 const TOKENS: &str = "1,2,3,60,5";
 
@@ -15,18 +17,6 @@ fn logits(sandbox: &Sandbox, path: &dyn AsRef<OsStr>) -> Vec<f32> {
 
 fn fingerprint(sandbox: &Sandbox, path: &dyn AsRef<OsStr>) -> Value {
     sandbox.run(&[&"info", path, &"--json"]).json()["fingerprint"].clone()
-}
-
-/// Files in the sandbox, hidden ones too.
-fn left(sandbox: &Sandbox) -> Vec<String> {
-    files(&sandbox.path(""))
-}
-
-fn files(folder: &Path) -> Vec<String> {
-    let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
-    let mut names: Vec<String> = names.collect();
-    names.sort();
-    names
 }
 
 #[test]
@@ -168,27 +158,13 @@ fn a_damaged_source_leaves_the_old_target() {
     assert_eq!(left(&sandbox), ["m.pth", "nan.safetensors"]);
 }
 
-/// A limit on the size of files stands for a full disk: writing fails half-way through.
 #[cfg(unix)]
 #[test]
-#[allow(unsafe_code)]
 fn a_disk_that_fills_up() {
-    use std::os::unix::process::CommandExt;
     let sandbox = Sandbox::new();
     for target in ["m.pth", "m.safetensors", "m.gguf", "m/"] {
         let mut command = sandbox.command(&[&"convert", &v7(), &target]);
-        // SAFETY: between fork and exec only two system calls that may be made there, on memory of this closure.
-        unsafe {
-            command.pre_exec(|| {
-                let limit = libc::rlimit { rlim_cur: 100_000, rlim_max: 100_000 };
-                libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
-                if libc::setrlimit(libc::RLIMIT_FSIZE, &limit) == 0 {
-                    Ok(())
-                } else {
-                    Err(std::io::Error::last_os_error())
-                }
-            });
-        }
+        limit_files(&mut command, 100_000);
         let said = finish(command).fails(1);
         assert!(said.contains(target.trim_end_matches('/')) && said.contains("File too large"), "{said}");
         assert!(!said.contains(".part"), "{said}");

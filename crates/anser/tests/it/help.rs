@@ -2,13 +2,14 @@
 
 use crate::util::{Sandbox, settings};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 14] = [
     "generate",
     "chat",
     "logits",
     "perplexity",
     "eval",
     "info",
+    "quantize",
     "convert",
     "state",
     "bench",

@@ -12,6 +12,7 @@ mod help;
 mod hub;
 mod many;
 mod probes;
+mod quantize;
 mod state;
 mod train;
 mod util;

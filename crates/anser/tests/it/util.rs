@@ -145,6 +145,33 @@ pub(crate) fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
 }
 
+/// Files in the sandbox, hidden ones too.
+pub(crate) fn left(sandbox: &Sandbox) -> Vec<String> {
+    files(&sandbox.path(""))
+}
+
+pub(crate) fn files(folder: &Path) -> Vec<String> {
+    let names = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.collect();
+    names.sort();
+    names
+}
+
+/// A limit on the size of files stands for a full disk: writing fails half-way through.
+#[cfg(unix)]
+#[allow(unsafe_code)]
+pub(crate) fn limit_files(command: &mut Command, bytes: u64) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: between fork and exec only two system calls that may be made there, on memory of this closure.
+    unsafe {
+        command.pre_exec(move || {
+            let limit = libc::rlimit { rlim_cur: bytes, rlim_max: bytes };
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+            if libc::setrlimit(libc::RLIMIT_FSIZE, &limit) == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        });
+    }
+}
+
 /// Snapshots without what differs from machine to machine.
 pub(crate) fn settings(sandbox: &Sandbox) -> insta::Settings {
     let mut settings = insta::Settings::clone_current();
