@@ -70,10 +70,10 @@ fn whole_sequence_in_every_storage() {
 }
 
 /// What rounding the weights does to the logits of the golden models, whose rows are narrow and random: the error relative
-/// to the spread of the logits. The bounds are twice what was measured.
+/// to the spread of the logits. The largest measured are 0.0191 and 0.207; the bounds are half as much again.
 #[test]
 fn whole_sequence_in_integer_codes() {
-    for (recipe, bound) in [(Recipe::INT8, 0.02), (Recipe::INT4, 0.25)] {
+    for (recipe, bound) in [(Recipe::INT8, 0.03), (Recipe::INT4, 0.3)] {
         for version in VERSIONS {
             let golden = Golden::open(&format!("lm/infer_{version}"));
             let tokens = golden.tokens("in.tokens");
