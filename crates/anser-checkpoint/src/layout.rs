@@ -118,7 +118,13 @@ pub(crate) fn resolve_packed(raw: &RawModel, contents: &Contents, options: &Open
         return Err(Error::UnknownTensor { file: file(), tensor: unknown.clone(), version });
     }
     let plain: HashSet<&String> = raw.tensors.iter().map(|tensor| &tensor.name).collect();
-    let missing = |name: &String| !contents.has(name) && !plain.contains(name);
+    let there = |name: &String| contents.has(name) || plain.contains(name);
+    let spellings = config.spellings();
+    if let Some((_, both)) = spellings.iter().find(|(first, second)| there(first) && there(second)) {
+        return Err(Error::UnknownTensor { file: file(), tensor: both.clone(), version });
+    }
+    let missing =
+        |name: &String| !there(name) && !spellings.iter().any(|(first, second)| first == name && there(second));
     match config.tensors().into_iter().map(|(name, _)| name).find(missing) {
         Some(tensor) => Err(Error::MissingTensor { file: file(), tensor, version }),
         None => Ok(Model { layout: Layout::Official, config, tensors }),

@@ -111,8 +111,8 @@ impl AsRef<[u8]> for SharedBytes {
 impl SharedBytes {
     /// Lets the system take the memory behind some of the bytes; they come from the file again when touched.
     pub fn release(&self, range: Range<usize>) {
-        let start = self.range.start + range.start.min(self.range.len());
-        self.file.release(start..self.range.end.min(self.range.start + range.end));
+        let place = |at: usize| self.range.start + at.min(self.range.len());
+        self.file.release(place(range.start)..place(range.end));
     }
 }
 

@@ -212,6 +212,20 @@ impl Config {
         known.then(|| entry.shape.iter().map(|dim| dim.length(self)).collect())
     }
 
+    /// Tensors that have two official names, of which a checkpoint holds one: first the one that
+    /// [`Config::tensors`] lists.
+    pub(crate) fn spellings(&self) -> Vec<(String, String)> {
+        let rows = table(self.version);
+        let later = rows.iter().enumerate().filter_map(|(at, entry)| match entry.presence {
+            Presence::InsteadOf(first) if rows[..at].iter().any(|row| row.official == first) => {
+                Some((first, entry.official))
+            }
+            _ => None,
+        });
+        let in_blocks = |(first, second)| (0..self.layers).map(move |block| (fill(first, block), fill(second, block)));
+        later.flat_map(in_blocks).collect()
+    }
+
     /// Official name and shape of every tensor that a checkpoint of these sizes must hold, row by row of the table.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let (rows, mut tensors) = (table(self.version), Vec::new());

@@ -9,6 +9,7 @@ mod files;
 mod formats;
 mod gguf;
 mod hostile;
+mod packed;
 mod refused;
 mod state;
 mod write;
