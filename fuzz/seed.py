@@ -5,6 +5,7 @@
 
 import hashlib
 import json
+import math
 import struct
 import zipfile
 from pathlib import Path
@@ -51,6 +52,51 @@ def gguf_header(data):
     return data[:at]
 
 
+def packed(path, version, storage):
+    """The header of a packed file of this model, as the program would write it."""
+    data = path.read_bytes()
+    known = json.loads(data[8:8 + struct.unpack_from("<Q", data)[0]])
+    shapes = {name: info["shape"] for name, info in known.items() if name.split(".")[0] in ("emb", "blocks", "ln_out", "head")}
+    matrices, tensors, end = {}, {}, 0
+    for name, shape in shapes.items():
+        if name.startswith("blocks.0.att.v") and name[-1].isdigit():
+            continue
+        factor = name.rsplit(".", 1)[1] in ("w1", "w2", "a1", "a2", "v1", "v2", "g1", "g2")
+        if len(shape) == 2 and (factor or name.endswith(".weight")):
+            matrices[name] = {"storage": "int8" if factor else storage}
+        else:
+            tensors[name] = shape
+    header = {}
+    for name, form in matrices.items():
+        rows, cols = shapes[name] if name.endswith(".weight") else reversed(shapes[name])
+        groups = -(-cols // 32)
+        panel = 16 * (34 * groups if form["storage"] == "int8" else 18 * groups + 4 * -(-cols // 256))
+        length = -(-(-(-rows // 16) * panel) // 64) * 64
+        header[name] = {"dtype": "U8", "shape": [length], "data_offsets": [end, end + length]}
+        end += length
+    for name, shape in tensors.items():
+        length = 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + length]}
+        end += length
+    vocab, width = shapes["emb.weight"]
+    heads, head_size = shapes.get("blocks.0.att.r_k", [1, width])
+    rank = lambda letter: shapes.get(f"blocks.1.att.{letter}1", [0, 0])[1]
+    config = {
+        "version": version, "vocab": vocab, "width": width, "layers": 1 + max(int(n.split(".")[1]) for n in shapes if n.startswith("blocks")),
+        "heads": heads, "head_size": head_size, "ffn": shapes["blocks.0.ffn.key.weight"][0],
+        "ranks": {"mix": 0, "decay": rank("w"), "a": rank("a"), "v": rank("v"), "g": rank("g")},
+        "layer_norm_eps": 1e-5, "group_norm_eps": 64e-5,
+    }
+    description = {
+        "version": 1, "config": config, "recipe": storage, "fingerprint": "0" * 64, "dtype": "bf16", "tokenizer": "byte",
+        "chat_template": None, "matrices": matrices,
+    }
+    header["__metadata__"] = {"anser": json.dumps(description)}
+    text = json.dumps(header)
+    text += " " * (-(8 + len(text)) % 64)
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
 def state():
     """A state of one layer, as the program writes it."""
     slots, header, end, values = [], {}, 0, b""
@@ -77,6 +123,9 @@ def main():
         data = path.read_bytes()
         length = struct.unpack_from("<Q", data)[0]
         seed("safetensors", f"{path.parent.name}_{path.name}", data[:8 + length])
+    for name, version in (("infer_v4", "4"), ("infer_v7", "7")):
+        for storage in ("int8", "int4"):
+            seed("packed", f"{name}_{storage}", packed(GOLDEN / f"lm/{name}.safetensors", version, storage))
     for path in (GOLDEN / "lm").rglob("*.pth"):
         data = path.read_bytes()
         if len(data) < 100_000:
