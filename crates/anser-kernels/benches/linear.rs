@@ -1,5 +1,5 @@
 //! Speed of the matrix products: the weights of one token of a 12 x 768 RWKV-7 (bytes per second against the memory's
-//! bandwidth), and products of a prefill of 512 tokens (an "element" is a floating-point operation).
+//! bandwidth), and products of a prefill of 256 tokens (an "element" is a floating-point operation).
 //!
 //! `ANSER_THREADS` sets the number of threads (default: all cores).
 
@@ -72,7 +72,7 @@ fn prefill(criterion: &mut Criterion) {
     let pool = pool();
     let mut group = criterion.benchmark_group(format!("product, {} threads", pool.threads()));
     for storage in [Storage::F32, Storage::Bf16, Storage::Int8, Storage::Int4] {
-        for [rows, cols, outputs] in [[512, WIDTH, WIDTH], [512, WIDTH, FFN], [512, FFN, WIDTH], [16, WIDTH, FFN]] {
+        for [rows, cols, outputs] in [[256, WIDTH, WIDTH], [256, WIDTH, FFN], [256, FFN, WIDTH], [16, WIDTH, FFN]] {
             let w = matrix(&pool, storage, [outputs, cols]);
             let x = vec![0.5; rows * cols];
             let mut y = vec![0.0; rows * outputs];

@@ -21,6 +21,10 @@ const TOGETHER: usize = 32;
 /// The smallest piece worth handing to a thread, in columns of a panel: a few microseconds.
 const GRAIN: usize = 1024;
 
+/// The most rows of x that are multiplied with codes in one piece: those of a pass of prefill, so that the codes are
+/// widened once for all of them.
+const CHUNK_OF_CODES: usize = 256;
+
 /// Panels whose work pays for copying the rows of x they are multiplied with.
 const PANELS_A_COPY: usize = 8;
 
@@ -62,6 +66,80 @@ impl Part {
     #[inline(always)]
     pub(super) fn width(&self, panel: usize) -> usize {
         (self.outputs - panel * PANEL).min(PANEL)
+    }
+}
+
+/// Sums of some panels between one block of columns and the next: panel after panel, in it row after row, sixteen
+/// lanes. In y itself rows may lie a power of two apart, and would fall into a few sets of the caches.
+#[derive(Clone, Copy)]
+pub(super) struct Sums {
+    first: *mut f32,
+    stride: usize,
+}
+
+impl Sums {
+    /// f32 for so many panels of a piece.
+    pub(super) const fn room(panels: usize) -> usize {
+        panels * (CHUNK_OF_CODES + 1) * PANEL
+    }
+
+    /// Sums at `first`, which has [`Sums::room`]. Panels are an odd number of lines apart, or y's trouble would return.
+    #[inline(always)]
+    pub(super) fn new(first: *mut f32, rows: usize) -> Sums {
+        Sums { first, stride: (rows | 1) * PANEL }
+    }
+
+    /// A row of the `panel`-th panel.
+    #[inline(always)]
+    pub(super) fn at(&self, row: usize, panel: usize) -> *mut f32 {
+        self.first.wrapping_add(panel * self.stride + row * PANEL)
+    }
+
+    /// Takes over what y holds.
+    ///
+    /// # Safety
+    /// The part is valid, and there is room for it.
+    #[inline(always)]
+    pub(super) unsafe fn take(&self, part: &Part) {
+        for row in 0..part.rows {
+            for (i, panel) in part.panels.clone().enumerate() {
+                // SAFETY: by the contract above.
+                unsafe { copy(part.at(row, panel), self.at(row, i), part.width(panel)) }
+            }
+        }
+    }
+
+    /// Writes y, with the function of the epilogue.
+    ///
+    /// # Safety
+    /// As for [`Sums::take`].
+    #[inline(always)]
+    pub(super) unsafe fn give<I: Isa>(&self, part: &Part) {
+        for row in 0..part.rows {
+            for (i, panel) in part.panels.clone().enumerate() {
+                // SAFETY: by the contract above.
+                unsafe { copy(self.at(row, i), part.at(row, panel), part.width(panel)) }
+            }
+            // While the row is in the cache.
+            finish_part::<I>(&Part { y: part.at(row, 0), panels: part.panels.clone(), rows: 1, ..*part });
+        }
+    }
+}
+
+/// A row of a panel.
+///
+/// # Safety
+/// Both places are valid for `width` elements.
+#[inline(always)]
+unsafe fn copy(from: *const f32, to: *mut f32, width: usize) {
+    // SAFETY: by the contract above.
+    unsafe {
+        if width == PANEL {
+            // Two vectors, no call.
+            to.cast::<[f32; PANEL]>().write_unaligned(from.cast::<[f32; PANEL]>().read_unaligned());
+        } else {
+            std::ptr::copy_nonoverlapping(from, to, width);
+        }
     }
 }
 
@@ -242,7 +320,11 @@ fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
         w.rows()
     );
     let panels = w.rows().div_ceil(PANEL);
-    let chunk_rows = if rows <= FEW { rows.max(1) } else { rows.div_ceil(rows.div_ceil(CHUNK)) };
+    let most = match w.storage().kind() {
+        Kind::Float(_) => CHUNK,
+        Kind::Codes(_) => CHUNK_OF_CODES,
+    };
+    let chunk_rows = if rows <= FEW { rows.max(1) } else { rows.div_ceil(rows.div_ceil(most)) };
     // As many panels as the kernels take together.
     let group = match w.storage().kind() {
         Kind::Float(_) if rows <= FEW => 1,

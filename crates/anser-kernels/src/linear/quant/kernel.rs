@@ -2,16 +2,16 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::hint::black_box;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::super::region::{FEW, Part, finish_part};
-use super::super::{BLOCK, Epilogue};
+use super::super::region::{FEW, Part, Sums, finish_part};
+use super::super::{BLOCK, Epilogue, PANEL};
 use super::lanes::{Kernel, Lanes, load, store};
 use super::layout::{Codes, Layout, Scales};
 use super::source::{
-    Affine, Bytes, CodeSource, Half, Nibbles, ScaleSource, Sixteen, WIDE_CODES, WIDE_SCALES, WideCodes, WideScales,
-    widen,
+    Affine, Bytes, CodeSource, Half, Nibbles, ScaleSource, Sixteen, WIDE_CODES, WIDE_SCALES, WideScales, widen,
 };
 use super::{Activations, GROUP};
 #[cfg(target_arch = "x86_64")]
@@ -23,6 +23,13 @@ const AHEAD: usize = 4096;
 
 /// Panels of the widest tile.
 const WIDEST: usize = 2;
+
+/// Rows times panels of the largest tile.
+const LARGEST: usize = 24;
+
+/// Panels that are computed to the end before the next if there are many rows: even, and few enough that their sums and
+/// a block of x stay in a second-level cache of 512 KiB.
+const RUN: usize = 16;
 
 /// Groups of a whole block.
 const GROUPS: usize = BLOCK / GROUP;
@@ -51,8 +58,12 @@ pub(in super::super) struct Piece {
 #[repr(align(64))]
 struct Line(#[expect(dead_code, reason = "used through a pointer")] [u8; 64]);
 
+/// Where [`SCRATCH`] has the chains of a tile, the sums of a run and the widened panels, in bytes.
+const SUMS: usize = LARGEST * PANEL * 4;
+const WIDE: usize = SUMS + Sums::room(RUN) * 4;
+
 thread_local! {
-    /// [`WIDEST`] blocks of a panel, widened.
+    /// The chains of a tile, the sums of [`RUN`] panels, and [`WIDEST`] blocks of a panel, widened.
     static SCRATCH: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -62,7 +73,7 @@ thread_local! {
 /// The piece's pointers are valid for its shape, and nobody else touches its part of y.
 pub(in super::super) unsafe fn compute(level: Level, piece: &Piece) {
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.resize(WIDEST * (WIDE_CODES + WIDE_SCALES) / 64, Line([0; 64]));
+        scratch.resize((WIDE + WIDEST * (WIDE_CODES + WIDE_SCALES)) / 64, Line([0; 64]));
         compute_at(level, piece, scratch.as_mut_ptr().cast());
     });
 }
@@ -98,9 +109,6 @@ unsafe fn by_layout<I: Lanes>(piece: &Piece, scratch: *mut u8) {
             (Codes::Nibbles, Scales::Affine) => by_rows::<I, Nibbles, Affine, WideScales<32, true>>(piece, scratch),
             (_, Scales::Sixteen) => by_rows::<I, Bytes, Sixteen, WideScales<16, false>>(piece, scratch),
         }
-        if !matches!(piece.part.then, Epilogue::Store | Epilogue::Add) {
-            I::run(Finish { part: &piece.part });
-        }
     }
 }
 
@@ -134,6 +142,20 @@ impl Kernel for Finish<'_> {
     }
 }
 
+/// [`Sums::give`]
+struct Give<'a> {
+    sums: Sums,
+    part: &'a Part,
+}
+
+impl Kernel for Give<'_> {
+    #[inline(always)]
+    unsafe fn run<I: Lanes>(self) {
+        // SAFETY: by the contract of `compute`.
+        unsafe { self.sums.give::<I>(self.part) }
+    }
+}
+
 /// Cuts the panels into `P` runs that are read side by side, each from front to back.
 unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(piece: &Piece) {
     let Range { start: first, end } = piece.part.panels;
@@ -149,6 +171,9 @@ unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const
         }
         for panel in first + P * length..end {
             I::run(Panels::<C, S, R, 1> { piece, panels: [panel], kinds: PhantomData });
+        }
+        if !matches!(piece.part.then, Epilogue::Store | Epilogue::Add) {
+            I::run(Finish { part: &piece.part });
         }
     }
 }
@@ -194,7 +219,7 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
                 scales[p] = piece.scales.add(panels[p] * piece.scale_bytes + b * S::BLOCK);
             }
             let groups = (piece.groups - b * GROUPS).min(GROUPS);
-            let chain = block::<I, C, S, R, P>(x, codes, scales, groups, piece.octets, Ahead::none());
+            let chain = block::<I, C, S, R, P>(x, codes, scales, groups, piece.octets);
             for r in 0..R {
                 let step = I::splat((*x.add(r)).step);
                 for p in 0..P {
@@ -210,21 +235,7 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
     }
 }
 
-/// What a tile fetches for later: so many cache lines a group, of `P` panels.
-#[derive(Clone, Copy)]
-struct Ahead<const P: usize> {
-    codes: [*const u8; P],
-    lines: usize,
-}
-
-impl<const P: usize> Ahead<P> {
-    #[inline(always)]
-    fn none() -> Ahead<P> {
-        Ahead { codes: [std::ptr::null(); P], lines: 0 }
-    }
-}
-
-/// The heart: `R` rows of x times a block of `P` panels, without the step of x.
+/// `R` rows of x times a block of `P` panels, from the packed form, without the step of x.
 #[inline(always)]
 unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(
     x: *const Activations,
@@ -232,23 +243,13 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
     scales: [*const u8; P],
     groups: usize,
     octets: usize,
-    mut ahead: Ahead<P>,
 ) -> [[I::Row; P]; R] {
     // SAFETY: by the contract of `compute`.
     unsafe {
         let mut chain = [[I::splat(0.0); P]; R];
         for g in 0..groups {
-            if C::PACKED {
-                for p in 0..P {
-                    I::prefetch(scales[p].wrapping_add(g * (S::BLOCK / GROUPS) + AHEAD / 8));
-                }
-            } else {
-                for _ in 0..ahead.lines {
-                    for p in 0..P {
-                        I::prefetch_late(ahead.codes[p]);
-                        ahead.codes[p] = ahead.codes[p].wrapping_add(64);
-                    }
-                }
+            for p in 0..P {
+                I::prefetch(scales[p].wrapping_add(g * (S::BLOCK / GROUPS) + AHEAD / 8));
             }
             for part in 0..GROUP / S::COLUMNS {
                 let n = g * (GROUP / S::COLUMNS) + part;
@@ -257,26 +258,17 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
                     let mut at = codes;
                     for p in 0..P {
                         at[p] = codes[p].add(octet * C::OCTET);
-                        if C::PACKED {
-                            for line in 0..C::OCTET / 64 {
-                                I::prefetch(at[p].wrapping_add(AHEAD + line * 64));
-                            }
+                        for line in 0..C::OCTET / 64 {
+                            I::prefetch(at[p].wrapping_add(AHEAD + line * 64));
                         }
                     }
-                    if C::PACKED {
-                        // Panel by panel, so that few words of codes are in registers at a time.
-                        for p in 0..P {
-                            packed::<I, C, R, P, 0>(x, at[p], octet, p, &mut sums);
-                            packed::<I, C, R, P, 1>(x, at[p], octet, p, &mut sums);
-                            packed::<I, C, R, P, 2>(x, at[p], octet, p, &mut sums);
-                            packed::<I, C, R, P, 3>(x, at[p], octet, p, &mut sums);
-                        }
-                        continue;
+                    // Panel by panel, so that few words of codes are in registers at a time.
+                    for p in 0..P {
+                        packed::<I, C, R, P, 0>(x, at[p], octet, p, &mut sums);
+                        packed::<I, C, R, P, 1>(x, at[p], octet, p, &mut sums);
+                        packed::<I, C, R, P, 2>(x, at[p], octet, p, &mut sums);
+                        packed::<I, C, R, P, 3>(x, at[p], octet, p, &mut sums);
                     }
-                    pair::<I, C, R, P, 0>(x, at, octet, &mut sums);
-                    pair::<I, C, R, P, 1>(x, at, octet, &mut sums);
-                    pair::<I, C, R, P, 2>(x, at, octet, &mut sums);
-                    pair::<I, C, R, P, 3>(x, at, octet, &mut sums);
                 }
                 for p in 0..P {
                     let scale = S::scale::<I>(scales[p], n);
@@ -322,104 +314,89 @@ unsafe fn packed<I: Lanes, C: CodeSource, const R: usize, const P: usize, const 
     }
 }
 
-/// The same of all panels.
-#[inline(always)]
-unsafe fn pair<I: Lanes, C: CodeSource, const R: usize, const P: usize, const N: usize>(
-    x: *const Activations,
-    at: [*const u8; P],
-    octet: usize,
-    sums: &mut [[I::Sums; P]; R],
-) {
-    // SAFETY: by the contract of `compute`.
-    unsafe {
-        let mut w = [C::pairs::<I, N>(at[0]); P];
-        for p in 1..P {
-            w[p] = C::pairs::<I, N>(at[p]);
-        }
-        for r in 0..R {
-            let both = I::both((&raw const (*x.add(r)).codes).cast::<i16>().add(octet * 8 + 2 * N));
-            for p in 0..P {
-                sums[r][p] = I::dot(w[p], both, sums[r][p]);
-            }
-        }
-    }
-}
-
 /// More rows: each block of `P` panels is widened and all rows pass by. With few of them a panel is computed to its end
 /// before the next, so that it comes from memory in one sweep; with many the block of x stays in the cache.
 unsafe fn blocks<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R: usize, const P: usize>(
     piece: &Piece,
     scratch: *mut u8,
 ) {
-    let Range { start: first, end } = piece.part.panels;
-    let count = piece.groups.div_ceil(GROUPS);
-    // SAFETY: by the contract of `compute`.
+    let Part { y, outputs, rows: height, then, ref panels } = piece.part;
+    let few = height <= FEW;
+    let (run, next) = if few { (P, BLOCK / 8 * C::OCTET) } else { (RUN, P * piece.code_bytes) };
+    // SAFETY: by the contract of `compute`; the scratch is laid out as `SCRATCH` says.
     unsafe {
-        if piece.part.rows <= FEW {
-            for panel in (first..end).step_by(P) {
-                for b in 0..count {
-                    rows::<I, C, S, W, R, P>(piece, scratch, panel, b, BLOCK / 8 * C::OCTET);
+        let sums = Sums::new(scratch.add(SUMS).cast(), height);
+        for first in panels.clone().step_by(run) {
+            let part = Part { y, outputs, panels: first..panels.end.min(first + run), rows: height, then };
+            if then == Epilogue::Add {
+                sums.take(&part);
+            }
+            for b in 0..piece.groups.div_ceil(GROUPS) {
+                for panel in part.panels.clone().step_by(P) {
+                    rows::<I, C, S, W, R, P>(piece, scratch, sums, &part, panel, b, next);
                 }
             }
-        } else {
-            for b in 0..count {
-                for panel in (first..end).step_by(P) {
-                    rows::<I, C, S, W, R, P>(piece, scratch, panel, b, P * piece.code_bytes);
-                }
-            }
+            I::run(Give { sums, part: &part });
         }
     }
 }
 
-/// All rows times block `b` of `P` panels. `next` bytes later lie the codes that come next.
+/// All rows times block `b` of `P` panels of `part`. `next` bytes later lie the codes that come next.
 unsafe fn rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R: usize, const P: usize>(
     piece: &Piece,
     scratch: *mut u8,
+    sums: Sums,
+    part: &Part,
     panel: usize,
     b: usize,
     next: usize,
 ) {
     let groups = (piece.groups - b * GROUPS).min(GROUPS);
-    let tiles = piece.part.rows.div_ceil(R);
+    let tiles = part.rows.div_ceil(R);
     // The lines of the block that comes next, spread over the groups of the tiles.
     let lines = BLOCK / 8 * C::OCTET / 64;
-    let mut t = Tile::<W, P> {
-        piece,
-        row: 0,
-        panel,
-        b,
-        groups,
-        codes: [scratch; P],
-        scales: [scratch; P],
-        ahead: Ahead { codes: [scratch; P], lines: lines.div_ceil(tiles * GROUPS) },
-        kind: PhantomData,
-    };
     // SAFETY: by the contract of `compute`; the scratch holds WIDEST blocks of codes and of scales.
     unsafe {
+        let mut t = Tile::<W, P> {
+            x: piece.x.add(b * piece.x_rows),
+            groups,
+            octets: piece.octets,
+            codes: [scratch; P],
+            scales: [scratch; P],
+            next: [scratch; P],
+            next_lines: lines.div_ceil(tiles * GROUPS),
+            chain: scratch.cast(),
+            sums: [scratch.cast(); P],
+            add: b > 0 || part.then == Epilogue::Add,
+            kind: PhantomData,
+        };
         for p in 0..P {
+            t.sums[p] = sums.at(0, panel + p - part.panels.start);
             // An odd last panel is computed twice rather than by a tile of its own.
-            let panel = (panel + p).min(piece.part.panels.end - 1);
+            let panel = (panel + p).min(part.panels.end - 1);
             let codes = piece.codes.add(panel * piece.code_bytes + b * (BLOCK / 8) * C::OCTET);
             let scales = piece.scales.add(panel * piece.scale_bytes + b * S::BLOCK);
-            let (wide_codes, wide_scales) =
-                (scratch.add(p * WIDE_CODES), scratch.add(P * WIDE_CODES + p * WIDE_SCALES));
+            let wide_codes = scratch.add(WIDE + p * WIDE_CODES);
+            let wide_scales = scratch.add(WIDE + P * WIDE_CODES + p * WIDE_SCALES);
             I::run(Widen::<C, S> { codes, scales, groups, wide_codes, wide_scales, kinds: PhantomData });
-            (t.codes[p], t.scales[p]) = (wide_codes, wide_scales);
-            t.ahead.codes[p] = codes.wrapping_add(next);
+            (t.codes[p], t.scales[p], t.next[p]) = (wide_codes, wide_scales, codes.wrapping_add(next));
         }
-        let tile_lines = t.ahead.lines * GROUPS;
+        let tile_lines = t.next_lines * GROUPS;
+        let mut left = part.rows;
         for tile in 0.. {
-            let left = piece.part.rows - t.row;
             if left == 0 {
                 break;
             }
             // All tiles of about the same height: a low one would leave the multipliers waiting.
-            t.row += by_height::<I, W, R, P>(&t, left.div_ceil(tiles.saturating_sub(tile).max(1)));
+            let height = by_height::<I, W, R, P>(&t, left.div_ceil(tiles.saturating_sub(tile).max(1)));
+            left -= height;
+            t.x = t.x.wrapping_add(height);
             for p in 0..P {
-                t.ahead.codes[p] = t.ahead.codes[p].wrapping_add(tile_lines * 64);
+                t.sums[p] = t.sums[p].wrapping_add(height * PANEL);
+                t.next[p] = t.next[p].wrapping_add(tile_lines * 64);
             }
             if (tile + 1) * tile_lines >= lines {
-                t.ahead.lines = 0;
+                t.next_lines = 0;
             }
         }
     }
@@ -444,15 +421,22 @@ impl<C: CodeSource, S: ScaleSource> Kernel for Widen<C, S> {
 }
 
 /// What a tile needs to know.
-struct Tile<'a, W, const P: usize> {
-    piece: &'a Piece,
-    row: usize,
-    panel: usize,
-    b: usize,
+struct Tile<W, const P: usize> {
+    /// The block of the first row of x; the others follow.
+    x: *const Activations,
     groups: usize,
+    octets: usize,
+    /// The widened block.
     codes: [*const u8; P],
     scales: [*const u8; P],
-    ahead: Ahead<P>,
+    /// What is fetched for later: so many lines a group.
+    next: [*const u8; P],
+    next_lines: usize,
+    /// Room for the chains.
+    chain: *mut f32,
+    /// Where the sums of the first row go, and whether those there are added.
+    sums: [*mut f32; P],
+    add: bool,
     kind: PhantomData<W>,
 }
 
@@ -483,7 +467,7 @@ unsafe fn tile_of<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &
 
 /// A tile of `R` rows.
 struct OfHeight<'a, W, const R: usize, const P: usize> {
-    tile: &'a Tile<'a, W, P>,
+    tile: &'a Tile<W, P>,
 }
 
 impl<W: ScaleSource, const R: usize, const P: usize> Kernel for OfHeight<'_, W, R, P> {
@@ -494,25 +478,85 @@ impl<W: ScaleSource, const R: usize, const P: usize> Kernel for OfHeight<'_, W, 
     }
 }
 
-/// `R` rows of x times a widened block of `P` panels, added to y.
+/// The heart: `R` rows of x times a widened block of `P` panels. The sums of a group fill the registers; so the chains
+/// lie in memory, and each is read and written once a group.
 #[inline(always)]
 unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Tile<W, P>) {
-    let part = &t.piece.part;
-    let add = t.b > 0 || part.then == Epilogue::Add;
     // SAFETY: by the contract of `compute`.
     unsafe {
-        let x = t.piece.x.add(t.b * t.piece.x_rows + t.row);
-        for r in 0..R {
-            I::prefetch(part.at(t.row + r, t.panel).cast());
+        let mut next = t.next;
+        for at in 0..R * P {
+            I::store(I::splat(0.0), t.chain.add(at * PANEL));
         }
-        let chain = block::<I, WideCodes, W, R, P>(x, t.codes, t.scales, t.groups, t.piece.octets, t.ahead);
+        for g in 0..t.groups {
+            for _ in 0..t.next_lines {
+                for p in 0..P {
+                    I::prefetch_late(next[p]);
+                    next[p] = next[p].wrapping_add(64);
+                }
+            }
+            for part in 0..GROUP / W::COLUMNS {
+                let n = g * (GROUP / W::COLUMNS) + part;
+                let mut column = n * W::COLUMNS;
+                let end = column + t.octets * 8;
+                let mut sums = [[I::no_sums(); P]; R];
+                pair::<I, W, R, P, true>(t, column, &mut sums);
+                pair::<I, W, R, P, false>(t, column + 2, &mut sums);
+                pair::<I, W, R, P, false>(t, column + 4, &mut sums);
+                pair::<I, W, R, P, false>(t, column + 6, &mut sums);
+                column += 8;
+                while column < end {
+                    pair::<I, W, R, P, false>(t, column, &mut sums);
+                    pair::<I, W, R, P, false>(t, column + 2, &mut sums);
+                    pair::<I, W, R, P, false>(t, column + 4, &mut sums);
+                    pair::<I, W, R, P, false>(t, column + 6, &mut sums);
+                    column += 8;
+                }
+                // Hidden, because the compiler would carry the chains over in registers, of which there are none left.
+                let chains = black_box(t.chain);
+                for r in 0..R {
+                    for p in 0..P {
+                        let chain = chains.add((r * P + p) * PANEL);
+                        let scale = W::scale::<I>(t.scales[p], n);
+                        let mut value = I::multiply_add(scale, I::float(sums[r][p]), I::load(chain));
+                        if W::MINIMA {
+                            // Groups with minima have one scale.
+                            let minimum = W::minimum::<I>(t.scales[p], g);
+                            value = I::multiply_add(minimum, I::splat((*t.x.add(r)).sums[g]), value);
+                        }
+                        I::store(value, chain);
+                    }
+                }
+            }
+        }
         for r in 0..R {
-            let step = I::splat((*x.add(r)).step);
+            let step = I::splat((*t.x.add(r)).step);
             for p in 0..P {
-                let width = if t.panel + p < part.panels.end { part.width(t.panel + p) } else { 0 };
-                let y = part.at(t.row + r, t.panel + p);
-                let total = if add { load::<I>(y, width) } else { I::splat(0.0) };
-                store::<I>(I::multiply_add(step, chain[r][p], total), y, width);
+                let to = t.sums[p].add(r * PANEL);
+                let total = if t.add { I::load(to) } else { I::splat(0.0) };
+                I::store(I::multiply_add(step, I::load(t.chain.add((r * P + p) * PANEL)), total), to);
+            }
+        }
+    }
+}
+
+/// Two columns, which may be the first of the sums.
+#[inline(always)]
+unsafe fn pair<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const FIRST: bool>(
+    t: &Tile<W, P>,
+    column: usize,
+    sums: &mut [[I::Sums; P]; R],
+) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let mut w = [I::load_pairs(t.codes[0].cast::<i16>().add(column * PANEL)); P];
+        for p in 1..P {
+            w[p] = I::load_pairs(t.codes[p].cast::<i16>().add(column * PANEL));
+        }
+        for r in 0..R {
+            let both = I::both((&raw const (*t.x.add(r)).codes).cast::<i16>().add(column));
+            for p in 0..P {
+                sums[r][p] = if FIRST { I::products(w[p], both) } else { I::dot(w[p], both, sums[r][p]) };
             }
         }
     }

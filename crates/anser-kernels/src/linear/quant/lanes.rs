@@ -33,6 +33,8 @@ pub(super) trait Lanes: Isa {
     unsafe fn run<K: Kernel>(kernel: K);
 
     unsafe fn no_sums() -> Self::Sums;
+    /// The products of both codes, added.
+    unsafe fn products(w: Self::Pairs, x: Self::Both) -> Self::Sums;
     /// Adds the products of both codes to the sum of the lane.
     unsafe fn dot(w: Self::Pairs, x: Self::Both, sums: Self::Sums) -> Self::Sums;
     unsafe fn both(from: *const i16) -> Self::Both;
@@ -89,6 +91,12 @@ impl Lanes for Portable {
     #[inline(always)]
     unsafe fn no_sums() -> [i32; PANEL] {
         [0; PANEL]
+    }
+
+    #[inline(always)]
+    unsafe fn products(w: [i16; 2 * PANEL], x: [i16; 2]) -> [i32; PANEL] {
+        // SAFETY: as above.
+        unsafe { Portable::dot(w, x, [0; PANEL]) }
     }
 
     #[inline(always)]
@@ -216,6 +224,12 @@ macro_rules! lanes_of_256_bits {
             unsafe fn no_sums() -> [__m256i; 2] {
                 // SAFETY: as above.
                 unsafe { [_mm256_setzero_si256(); 2] }
+            }
+
+            #[inline(always)]
+            unsafe fn products(w: [__m256i; 2], x: __m256i) -> [__m256i; 2] {
+                // SAFETY: as above.
+                unsafe { [_mm256_madd_epi16(w[0], x), _mm256_madd_epi16(w[1], x)] }
             }
 
             #[inline(always)]
@@ -401,6 +415,12 @@ macro_rules! lanes_of_512_bits {
             unsafe fn no_sums() -> __m512i {
                 // SAFETY: as above.
                 unsafe { _mm512_setzero_si512() }
+            }
+
+            #[inline(always)]
+            unsafe fn products(w: __m512i, x: __m512i) -> __m512i {
+                // SAFETY: as above.
+                unsafe { _mm512_madd_epi16(w, x) }
             }
 
             #[inline(always)]

@@ -6,12 +6,10 @@ use super::GROUP;
 use super::lanes::Lanes;
 use super::layout::{BLOCK_OF_AFFINE, BLOCK_OF_SIXTEEN};
 
-/// A kind of codes.
+/// A kind of packed codes.
 pub(super) trait CodeSource {
     /// Bytes of eight columns of a panel.
     const OCTET: usize;
-    /// Whether this is the packed form, which comes from memory in one sweep.
-    const PACKED: bool;
 
     /// Columns 2 `N` and 2 `N` + 1 of eight.
     ///
@@ -48,12 +46,9 @@ pub(super) trait ScaleSource {
 pub(super) struct Bytes;
 /// [`Codes::Nibbles`](super::layout::Codes::Nibbles)
 pub(super) struct Nibbles;
-/// i16, two columns after two columns.
-pub(super) struct WideCodes;
 
 impl CodeSource for Bytes {
     const OCTET: usize = 8 * PANEL;
-    const PACKED: bool = true;
 
     #[inline(always)]
     unsafe fn pairs<I: Lanes, const N: usize>(octet: *const u8) -> I::Pairs {
@@ -64,7 +59,6 @@ impl CodeSource for Bytes {
 
 impl CodeSource for Nibbles {
     const OCTET: usize = 4 * PANEL;
-    const PACKED: bool = true;
 
     #[inline(always)]
     unsafe fn pairs<I: Lanes, const N: usize>(octet: *const u8) -> I::Pairs {
@@ -77,17 +71,6 @@ impl CodeSource for Nibbles {
                 _ => I::nibbles::<12>(octet),
             }
         }
-    }
-}
-
-impl CodeSource for WideCodes {
-    const OCTET: usize = 16 * PANEL;
-    const PACKED: bool = false;
-
-    #[inline(always)]
-    unsafe fn pairs<I: Lanes, const N: usize>(octet: *const u8) -> I::Pairs {
-        // SAFETY: as above.
-        unsafe { I::load_pairs(octet.cast::<i16>().add(N * 2 * PANEL)) }
     }
 }
 
@@ -179,7 +162,7 @@ impl<const COLUMNS: usize, const MINIMA: bool> ScaleSource for WideScales<COLUMN
     }
 }
 
-/// Bytes of a block of widened codes, and of its scales.
+/// Bytes of a block of widened codes, i16, two columns after two columns, and of its scales.
 pub(super) const WIDE_CODES: usize = BLOCK * PANEL * 2;
 pub(super) const WIDE_SCALES: usize = (2 * BLOCK / GROUP + BLOCK / GROUP) * 4 * PANEL;
 
