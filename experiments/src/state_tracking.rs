@@ -16,7 +16,7 @@ use anser_train::groups::Architecture;
 use anser_train::plot::{Axis, Chart, Mark, Series};
 use anser_train::session::{initial, sizes};
 use anser_train::tasks::{Group, Split, Task};
-use anser_train::trainer::{Data, Trainer};
+use anser_train::trainer::{Data, Recipe, Trainer};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +80,7 @@ impl Data for Words {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let scale = match args.quick {
-        true => Scale { groups: &[Group::A5], seeds: 1, steps: 2500, width: 64, learned: 8, asked: 16 },
+        true => Scale { groups: &[Group::A5], seeds: 1, steps: 2500, width: 64, learned: 6, asked: 16 },
         false => Scale { groups: &[Group::A5, Group::S5], seeds: 3, steps: 20_000, width: 128, learned: 24, asked: 64 },
     };
     let folder = if args.quick { args.out.join("quick") } else { args.out.clone() };
@@ -109,7 +109,8 @@ fn train(group: Group, architecture: Architecture, seed: u64, scale: &Scale) -> 
     let vocab = task(scale.asked).vocab();
     let sizes = sizes(architecture, vocab, LAYERS, scale.width, None, None)?;
     let mut trainer = Trainer::new(initial(&sizes, seed)?);
-    let recipe = recipe(architecture, scale.steps, 3e-3);
+    // Without decay: with 0.01 and 1e-3 RWKV-7 had learned nothing in twice the steps.
+    let recipe = Recipe { weight_decay: 0.0, ..recipe(architecture, scale.steps, 3e-3) };
     let data = Words { task: task(scale.learned), seed };
     for _ in 0..scale.steps {
         trainer.step(&recipe, &data)?;

@@ -316,6 +316,11 @@ impl PackedWriter {
         let description = description.map_err(|source| Error::Io { file: self.path.clone(), source })?;
         entries.insert(safetensors::METADATA.into(), json!({ KEY: description }));
         let header = safetensors::framed(Value::Object(entries), Self::ALIGN);
+        if header.len() as u64 > safetensors::MAX_HEADER {
+            let (found, most) = (header.len(), safetensors::MAX_HEADER);
+            let what = format!("the header would have {found} bytes, the format allows {most}");
+            return Err(Error::Malformed { file: self.path.clone(), what });
+        }
         let size = header.len() + end;
         let spill = &mut self.spill;
         write_atomically(&self.path, |out| {

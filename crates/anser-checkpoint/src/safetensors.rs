@@ -27,7 +27,7 @@ use crate::tensor::{Dtype, Tensor, TensorInfo, check_data, check_names, check_te
 pub(crate) const METADATA: &str = "__metadata__";
 
 /// The format's own limit.
-const MAX_HEADER: u64 = 100_000_000;
+pub(crate) const MAX_HEADER: u64 = 100_000_000;
 
 /// Whether a file begins like safetensors: a header length that can be, and then JSON.
 pub(crate) fn recognises(bytes: &[u8]) -> bool {

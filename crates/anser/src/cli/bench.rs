@@ -29,7 +29,7 @@ Examples:
   anser bench model.pth --prefill 512 --decode 64 --batch 16 --repeat 5 --json
   anser bench --train --layers 12 --width 256 --repeat 5")]
 pub(crate) struct Args {
-    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
+    /// A checkpoint: .pth, .safetensors, .gguf, .anser, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
     #[arg(conflicts_with = "synthetic")]
     model: Option<String>,
 

@@ -38,7 +38,7 @@ Examples:
   anser convert model.pth model-hf --to hf
   anser convert model.gguf model.pth --dtype bf16")]
 pub(crate) struct Args {
-    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, hf:owner/repo[/file], or demo
+    /// A checkpoint: .pth, .safetensors, .gguf, .anser, a Hugging Face directory, hf:owner/repo[/file], or demo
     source: String,
 
     /// The file or directory to write

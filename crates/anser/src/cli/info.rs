@@ -18,7 +18,7 @@ Examples:
   anser info demo
   anser info hf:owner/repo --json")]
 pub(crate) struct Args {
-    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
+    /// A checkpoint: .pth, .safetensors, .gguf, .anser, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
     model: Option<String>,
 
     /// Print a JSON object

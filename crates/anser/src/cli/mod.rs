@@ -35,7 +35,7 @@ static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
 
 const EXIT_CODES: &str = "\
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
-MODEL is a path (.pth, .safetensors, .gguf or a Hugging Face directory), hf:owner/repo[/file], or
+MODEL is a path (.pth, .safetensors, .gguf, .anser or a Hugging Face directory), hf:owner/repo[/file], or
 demo: the small model that is built in, taken when none is named.";
 
 /// Run RWKV language models, versions 4 to 7, from the files they are published in

@@ -18,7 +18,7 @@ use super::output::Spinner;
 /// Which model, and how to run it.
 #[derive(clap::Args, Default)]
 pub(crate) struct ModelArgs {
-    /// A checkpoint: .pth, .safetensors, .gguf, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
+    /// A checkpoint: .pth, .safetensors, .gguf, .anser, a Hugging Face directory, or hf:owner/repo[/file] [default: demo, the built-in one]
     pub(crate) model: Option<String>,
 
     #[command(flatten)]
