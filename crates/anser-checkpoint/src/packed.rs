@@ -17,7 +17,7 @@ use serde_json::{Map, Value, json};
 use crate::checkpoint::{Container, TokenizerHint};
 use crate::config::{Config, Version};
 use crate::error::Error;
-use crate::raw::{Encoding, Hints, MappedFile, RawModel, RawTensor};
+use crate::raw::{Hints, MappedFile, RawModel};
 use crate::safetensors::{self, Entries};
 use crate::state::write_atomically;
 use crate::tensor::{Dtype, Tensor, check_tensors};
@@ -174,18 +174,6 @@ pub(crate) fn read(file: Arc<MappedFile>, header: PackedHeader, entries: Entries
         let (tensor, version) = (missing.clone(), header.config.version);
         return Err(Error::MissingTensor { file: file.path().to_path_buf(), tensor, version });
     }
-    let tensors = entries
-        .plain
-        .into_iter()
-        .map(|(name, dtype, shape, range)| RawTensor {
-            name,
-            encoding: Encoding::Plain(dtype),
-            shape,
-            strides: None,
-            file: 0,
-            range,
-        })
-        .collect();
     let tokenizer = match &header.tokenizer {
         PackedTokenizer::World => TokenizerHint::World,
         PackedTokenizer::Byte => TokenizerHint::Byte,
@@ -198,7 +186,7 @@ pub(crate) fn read(file: Arc<MappedFile>, header: PackedHeader, entries: Entries
         packed: Some(Contents { header, matrices }),
         ..Hints::default()
     };
-    Ok(RawModel { container: Container::Packed, files: vec![file], tensors, hints })
+    Ok(RawModel { container: Container::Packed, files: vec![file], tensors: entries.plain, hints })
 }
 
 /// Sizes that may be believed: nothing is allocated by them before this. Every other container derives them from the

@@ -51,8 +51,8 @@ struct Header(Vec<(String, Info)>, BTreeMap<String, String>);
 /// The tensors of a file with their places in it.
 #[derive(Default)]
 pub(crate) struct Entries {
-    /// Name, type, shape and bytes.
-    pub(crate) plain: Vec<(String, Dtype, Vec<usize>, Range<usize>)>,
+    /// What is stored as numbers.
+    pub(crate) plain: Vec<RawTensor>,
     /// Name and bytes of what is stored as `U8`.
     pub(crate) bytes: Vec<(String, Range<usize>)>,
 }
@@ -144,7 +144,10 @@ pub(crate) fn read(file: Arc<MappedFile>) -> Result<RawModel, Error> {
             return Err(truncated(&format!("tensor `{name}`"), end.saturating_add(data as u64)));
         };
         match dtype(&info.dtype) {
-            Some(dtype) => tensors.plain.push((name, dtype, shape, range)),
+            Some(dtype) => {
+                let encoding = Encoding::Plain(dtype);
+                tensors.plain.push(RawTensor { name, encoding, shape, strides: None, file: 0, range });
+            }
             None => tensors.bytes.push((name, range)),
         }
     }
@@ -154,18 +157,7 @@ pub(crate) fn read(file: Arc<MappedFile>) -> Result<RawModel, Error> {
     if let Some(header) = packed {
         return packed::read(file, header, tensors);
     }
-    let tensors = tensors
-        .plain
-        .into_iter()
-        .map(|(name, dtype, shape, range)| RawTensor {
-            name,
-            encoding: Encoding::Plain(dtype),
-            shape,
-            strides: None,
-            file: 0,
-            range,
-        })
-        .collect();
+    let tensors = tensors.plain;
     Ok(RawModel { container: Container::Safetensors, files: vec![file], tensors, hints: Hints::default() })
 }
 

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anser_checkpoint::{Blocks, Dtype, PackedMatrix, PackedWriter, Tensor};
-use anser_kernels::linear::{BlockFormat, Matrix, Packed, Storage, packed_len};
+use anser_kernels::linear::{BlockFormat, Matrix, Packed, PackedError, Storage, packed_len};
 use anser_kernels::norm::layer_norm;
 use anser_kernels::pool::Pool;
 
@@ -250,7 +250,13 @@ impl<'a> Loader<'a> {
             let tensor = self.source.tensor(name)?;
             return self.pack(name, rows, cols, |row, out| tensor.read_f32(row * cols, out));
         };
-        let matrix = Matrix::repack(self.pool, format, rows, cols, |row| blocks.row(row));
+        let matrix =
+            Matrix::repack(self.pool, format, rows, cols, |row| blocks.row(row)).map_err(|error| match error {
+                PackedError::Scale { row, .. } => self.refuse(name, row, f32::NAN),
+                other => {
+                    Error::Packed { path: self.source.path().to_path_buf(), what: format!("matrix {name}: {other}") }
+                }
+            })?;
         blocks.release();
         self.count(matrix.bytes());
         Ok(matrix)

@@ -197,6 +197,9 @@ impl Matrix {
     /// Packs a matrix of blocks as GGUF has them, without loss: `blocks(row)` are the bytes of row `row`, in which
     /// block follows block. The storage is [`BlockFormat::storage`].
     ///
+    /// # Errors
+    /// [`PackedError::Scale`] for a scale that is NaN or infinite.
+    ///
     /// # Panics
     /// If `cols` is 0 or not a multiple of the block's columns, or a row has the wrong number of bytes.
     pub fn repack<'a>(
@@ -205,7 +208,7 @@ impl Matrix {
         rows: usize,
         cols: usize,
         blocks: impl Fn(usize) -> &'a [u8] + Sync,
-    ) -> Matrix {
+    ) -> Result<Matrix, PackedError> {
         assert!(
             cols.is_multiple_of(format.columns()),
             "{cols} columns are not whole blocks of {} ({format:?})",
@@ -214,11 +217,12 @@ impl Matrix {
         let storage = format.storage();
         let Kind::Codes(layout) = storage.kind() else { unreachable!("block formats have codes") };
         let bytes = cols / format.columns() * format.bytes();
-        Matrix::from_rows(pool, storage, layout, rows, cols, |row| {
+        let matrix = Matrix::from_rows(pool, storage, layout, rows, cols, |row| {
             let blocks = blocks(row);
             assert_eq!(blocks.len(), bytes, "row {row} has {} bytes; {cols} columns have {bytes}", blocks.len());
             format.row(layout, cols, blocks)
-        })
+        });
+        matrix.with_finite_scales()
     }
 
     /// A matrix from its packed bytes, those of [`Matrix::packed`]. Looks at the scales (none may be NaN or infinite),
@@ -246,16 +250,20 @@ impl Matrix {
                 Weights::borrow(&owner, range).unwrap_or_else(|| copy(part, &|_| ()))
             }
         };
-        let matrix = Matrix { storage, rows, cols, weights };
-        if let Kind::Codes(layout) = storage.kind() {
-            let scales = &matrix.packed()[matrix.scales_at(layout)..];
-            for (panel, scales) in scales.chunks_exact(layout.scale_bytes(cols)).enumerate() {
-                if let Some((j, col)) = layout.bad_scale(cols, scales) {
+        Matrix { storage, rows, cols, weights }.with_finite_scales()
+    }
+
+    /// This matrix, unless one of its scales is NaN or infinite.
+    fn with_finite_scales(self) -> Result<Matrix, PackedError> {
+        if let Kind::Codes(layout) = self.storage.kind() {
+            let scales = &self.packed()[self.scales_at(layout)..];
+            for (panel, scales) in scales.chunks_exact(layout.scale_bytes(self.cols)).enumerate() {
+                if let Some((j, col)) = layout.bad_scale(self.cols, scales) {
                     return Err(PackedError::Scale { row: panel * PANEL + j, col });
                 }
             }
         }
-        Ok(matrix)
+        Ok(self)
     }
 
     /// The number of outputs.

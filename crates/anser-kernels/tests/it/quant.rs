@@ -46,7 +46,24 @@ fn byte(rng: &mut Rng) -> u8 {
 
 fn repack(pool: &Pool, format: BlockFormat, rows: usize, cols: usize, bytes: &[u8]) -> Matrix {
     let length = bytes.len() / rows;
-    Matrix::repack(pool, format, rows, cols, |row| &bytes[row * length..][..length])
+    Matrix::repack(pool, format, rows, cols, |row| &bytes[row * length..][..length]).unwrap()
+}
+
+#[test]
+fn blocks_with_a_scale_that_is_no_number_are_refused() {
+    for format in FORMATS {
+        let (rows, cols) = (20, 2 * format.columns());
+        let whole = blocks(&mut Rng(5), format, rows, cols);
+        for bad in [f16::NAN, f16::INFINITY] {
+            let mut bytes = whole.clone();
+            let at = (2 * 17 + 1) * format.bytes() + if format == BlockFormat::Q6K { 208 } else { 0 };
+            bytes[at..at + 2].copy_from_slice(&bad.to_le_bytes());
+            let length = bytes.len() / rows;
+            let error = Matrix::repack(&Pool::new(2), format, rows, cols, |row| &bytes[row * length..][..length]);
+            let error = error.unwrap_err();
+            assert!(matches!(error, PackedError::Scale { row: 17, .. }), "{format:?}: {error}");
+        }
+    }
 }
 
 /// A random matrix: of values for the first two kinds, of blocks for the others (cols then is made whole blocks).
