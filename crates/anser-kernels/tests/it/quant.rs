@@ -46,7 +46,8 @@ fn byte(rng: &mut Rng) -> u8 {
 
 fn repack(pool: &Pool, format: BlockFormat, rows: usize, cols: usize, bytes: &[u8]) -> Matrix {
     let length = bytes.len() / rows;
-    Matrix::repack(pool, format, rows, cols, |row| &bytes[row * length..][..length]).unwrap()
+    Matrix::repack(pool, format, rows, cols, |row| &bytes[row * length..][..length])
+        .unwrap_or_else(|error| panic!("{format:?}: {error}"))
 }
 
 #[test]
