@@ -4,14 +4,26 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 /// Crate, and the crates of the workspace it may depend on. The test kit is a development dependency only.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("anser-kernels", &[]),
     ("anser-checkpoint", &[]),
     ("anser-tokenizer", &[]),
+    ("anser-series", &[]),
     ("anser-engine", &["anser-checkpoint", "anser-kernels"]),
     ("anser-nn", &["anser-checkpoint", "anser-kernels"]),
-    ("anser-train", &["anser-checkpoint", "anser-kernels", "anser-nn", "anser-tokenizer"]),
-    ("anser", &["anser-checkpoint", "anser-engine", "anser-kernels", "anser-nn", "anser-tokenizer", "anser-train"]),
+    ("anser-train", &["anser-checkpoint", "anser-kernels", "anser-nn", "anser-series", "anser-tokenizer"]),
+    (
+        "anser",
+        &[
+            "anser-checkpoint",
+            "anser-engine",
+            "anser-kernels",
+            "anser-nn",
+            "anser-series",
+            "anser-tokenizer",
+            "anser-train",
+        ],
+    ),
     ("anser-testkit", &[]),
 ];
 

@@ -1,0 +1,1 @@
+//! Time series as tables, and the forecasts that need no training.
