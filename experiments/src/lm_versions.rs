@@ -9,11 +9,12 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anser_train::groups::Architecture;
+use anser_train::language::{Data, Method};
 use anser_train::metrics::Entry;
 use anser_train::plot::{Axis, Chart, Mark, Series};
 use anser_train::session::{Session, initial, sizes};
 use anser_train::settings::{Settings, TokenizerChoice};
-use anser_train::trainer::{Data, Event, Trainer};
+use anser_train::trainer::{Event, Trainer};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -95,12 +96,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Scale { layers: 2, width: 128, seeds: 1, steps: 120, batch: 8, context: 128, contexts: &[128, 512, 2048] }
         }
         false => Scale {
-            layers: 4,
-            width: 256,
+            layers: 2,
+            width: 128,
             seeds: 3,
-            steps: 2000,
+            steps: 800,
             batch: 8,
-            context: 512,
+            context: 256,
             contexts: &[128, 512, 2048, 8192],
         },
     };
@@ -183,10 +184,6 @@ impl Data for One {
     fn batch(&self, _: u64) -> Result<anser_train::data::Batch, anser_train::Error> {
         Ok(self.0.clone())
     }
-
-    fn evaluation(&self) -> Result<Vec<anser_train::data::Batch>, anser_train::Error> {
-        Ok(Vec::new())
-    }
 }
 
 pub(crate) fn measure(args: &MeasureArgs) -> Result<()> {
@@ -199,12 +196,13 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<()> {
         cu_seqlens: vec![0, tokens.len()],
         tokens,
     };
-    let (recipe, data) = (recipe(args.architecture, 4, 1e-4), One(batch));
-    trainer.step(&recipe, &data)?;
+    let (recipe, data) = (recipe(4, 1e-4), One(batch));
+    let objective = Method::new(args.architecture).on(&data);
+    trainer.step(&recipe, &objective)?;
     let mut rates = Vec::new();
     for _ in 0..3 {
         let began = Instant::now();
-        trainer.step(&recipe, &data)?;
+        trainer.step(&recipe, &objective)?;
         rates.push(args.context as f64 / began.elapsed().as_secs_f64());
     }
     rates.sort_by(f64::total_cmp);

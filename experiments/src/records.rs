@@ -4,7 +4,6 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anser_nn::task::language::Plan;
 use anser_train::groups::Architecture;
 use anser_train::schedule::{Curve, Schedule};
 use anser_train::trainer::Recipe;
@@ -58,7 +57,7 @@ pub(crate) fn spread(values: &[f64]) -> (f64, f64, f64) {
 }
 
 /// The recipe of every model of an experiment.
-pub(crate) fn recipe(architecture: Architecture, steps: u64, lr: f64) -> Recipe {
+pub(crate) fn recipe(steps: u64, lr: f64) -> Recipe {
     let schedule = Schedule {
         curve: Curve::Cosine,
         lr,
@@ -68,18 +67,12 @@ pub(crate) fn recipe(architecture: Architecture, steps: u64, lr: f64) -> Recipe 
         decay_fraction: 0.2,
     };
     Recipe {
-        architecture,
-        layerwise: true,
         steps,
-        accumulate: 1,
         schedule,
         betas: (0.9, 0.99),
         eps: 1e-8,
         weight_decay: 0.1,
         clip: Some(1.0),
-        l2_wrap: 0.0,
-        plan: Plan::default(),
-        shards: 1,
         eval_every: 0,
         save_every: 0,
         keep: 1,

@@ -21,13 +21,19 @@ pub enum Error {
     },
     /// A width that heads of this size do not fill, or a size that rotary positions cannot pair.
     #[error(
-        "a transformer of width {width} cannot have heads of {head_size} channels: an even number that divides {width} is needed"
+        "a model of width {width} cannot have heads of {head_size} channels: a number that divides {width} is needed, with attention an even one"
     )]
     Heads {
         /// Channels of the stream.
         width: usize,
         /// Channels a head.
         head_size: usize,
+    },
+    /// A size that cannot be 0.
+    #[error("a model whose {name} is 0 is no model: at least 1 is needed")]
+    Zero {
+        /// The size.
+        name: &'static str,
     },
     /// A value of a checkpoint is NaN or infinite.
     #[error("tensor `{name}` has {value} at element {index}; a model with such a value cannot be trained")]

@@ -4,7 +4,25 @@ use burn::backend::Flex;
 use burn::module::{ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients as Graph, Tensor};
 
-use crate::model::LanguageModel;
+/// A model whose parameters have names.
+pub trait Trainable: Sized {
+    /// Calls the visitor with every parameter.
+    fn visit(&self, visitor: &mut impl ModuleVisitor);
+
+    /// Replaces every parameter by what the mapper makes of it.
+    fn map(self, mapper: &mut impl ModuleMapper) -> Self;
+
+    /// Calls `f(name, shape, values)` for every parameter.
+    fn read(&self, f: impl FnMut(&str, &[usize], &[f32])) {
+        self.visit(&mut Read { path: Path::default(), f });
+    }
+
+    /// Calls `f(name, shape, values)` for every parameter, which may change the values in place. No graph of the model
+    /// may be alive, or values are copied.
+    fn update(self, f: impl FnMut(&str, &[usize], &mut [f32])) -> Self {
+        self.map(&mut Update { path: Path::default(), f })
+    }
+}
 
 /// The gradient of every trained parameter, in the model's order; empty where nothing depended on it.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +33,7 @@ pub struct Gradients {
 
 impl Gradients {
     /// Takes the gradients of a model's parameters out of a finished backward pass.
-    pub(crate) fn take(model: &LanguageModel, graph: &mut Graph) -> Gradients {
+    pub(crate) fn take(model: &impl Trainable, graph: &mut Graph) -> Gradients {
         let mut visitor = Take { path: Path::default(), graph, tensors: Vec::new() };
         model.visit(&mut visitor);
         Gradients { tensors: visitor.tensors }
@@ -81,19 +99,6 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     match tensor.inner().into_data().try_into_vec::<f32>() {
         Ok(values) => values,
         Err(error) => unreachable!("models compute in f32: {error:?}"),
-    }
-}
-
-impl LanguageModel {
-    /// Calls `f(official name, shape, values)` for every parameter.
-    pub fn read(&self, f: impl FnMut(&str, &[usize], &[f32])) {
-        self.visit(&mut Read { path: Path::default(), f });
-    }
-
-    /// Calls `f(official name, shape, values)` for every parameter, which may change the values in place. No graph of
-    /// the model may be alive, or values are copied.
-    pub fn update(self, f: impl FnMut(&str, &[usize], &mut [f32])) -> LanguageModel {
-        self.map(&mut Update { path: Path::default(), f })
     }
 }
 

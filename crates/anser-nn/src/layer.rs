@@ -5,10 +5,21 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::error::Error;
 use crate::op::layer_norm::layer_norm;
-use crate::op::linear::{linear, linear_add};
+use crate::op::linear::{affine, linear, linear_add};
 
 /// Returns the values of a tensor, row-major, by its official name and shape.
 pub type Read<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error> + 'a;
+
+/// `read`, refusing values that are no numbers.
+pub(crate) fn finite(read: &mut Read<'_>) -> impl FnMut(&str, &[usize]) -> Result<Vec<f32>, Error> {
+    |name, shape| {
+        let values = read(name, shape)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(Error::NotFinite { name: name.into(), index, value: values[index] }),
+            None => Ok(values),
+        }
+    }
+}
 
 /// Where a model under construction takes its values from: a checkpoint or an initialisation, by official names.
 pub struct Weights<'a> {
@@ -124,5 +135,29 @@ impl Linear {
             }
             None => y,
         }
+    }
+}
+
+/// A matrix [out, in] with a bias.
+#[derive(Module, Debug)]
+pub struct Affine {
+    /// The matrix.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Param<Tensor<1>>,
+}
+
+impl Affine {
+    /// Reads `weight` and `bias`.
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(mut weights: Weights<'_>, outputs: usize, inputs: usize) -> Result<Affine, Error> {
+        Ok(Affine { weight: weights.param("weight", [outputs, inputs])?, bias: weights.param("bias", [outputs])? })
+    }
+
+    /// `x W^T + b`: x [T, in].
+    pub fn forward(&self, x: &Tensor<2>) -> Tensor<2> {
+        affine(x, &self.weight.val(), &self.bias.val())
     }
 }

@@ -5,6 +5,7 @@ mod error;
 pub mod files;
 pub mod groups;
 pub mod init;
+pub mod language;
 pub mod metrics;
 pub mod optimizer;
 pub mod plot;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use anser_kernels::optimizer::{AdamW, adamw, first_non_finite, sum_of_squares};
-use anser_nn::gradients::Gradients;
-use anser_nn::model::LanguageModel;
+use anser_nn::gradients::{Gradients, Trainable};
 use anser_nn::threads::pool;
 
 use crate::groups::Group;
@@ -30,14 +29,14 @@ pub struct Optimizer {
 impl Optimizer {
     /// One step. `hyper` is that of a tensor whose group is neutral; its `step` is set here. `group` says how a tensor
     /// is treated, `scale` multiplies every gradient (clipping). Tensors without a gradient are left alone.
-    pub fn step(
+    pub fn step<M: Trainable>(
         &mut self,
-        model: LanguageModel,
+        model: M,
         gradients: &Gradients,
         scale: f32,
         hyper: &AdamW,
         group: impl Fn(&str, &[usize]) -> Group,
-    ) -> LanguageModel {
+    ) -> M {
         self.step += 1;
         let pool = pool();
         let mut given = gradients.tensors.iter();
@@ -69,7 +68,7 @@ pub fn norm(gradients: &Gradients) -> f64 {
 }
 
 /// The first tensor with a NaN or an infinity: of the parameters, or else of the gradients, in words.
-pub fn not_finite(model: &LanguageModel, gradients: &Gradients) -> Option<String> {
+pub fn not_finite(model: &impl Trainable, gradients: &Gradients) -> Option<String> {
     let mut found = None;
     model.read(|name, _, values| {
         if found.is_none()

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use anser_checkpoint::{Checkpoint, Dtype, Tensor, TokenizerHint, Version, write_safetensors};
+use anser_nn::gradients::Trainable;
 use anser_nn::model::{LanguageModel, Sizes};
 use anser_nn::task::language::Plan;
 use anser_tokenizer::{Template, Tokenizer};
@@ -18,11 +19,12 @@ use crate::data::{Batch, Corpus, Fingerprint, LoadOptions, MagicPrime, Packed, P
 use crate::files::write_whole;
 use crate::groups::Architecture;
 use crate::init;
+use crate::language::{Data, Method};
 use crate::metrics::{self, Metrics};
 use crate::plot::loss_curve;
 use crate::settings::{Run, TokenizerChoice};
 use crate::snapshot::{self, Snapshot};
-use crate::trainer::{Data, End, Event, Recipe, Trainer};
+use crate::trainer::{End, Event, Recipe, Trainer};
 
 /// Held-out tokens that one forward pass takes.
 const EVAL_ROWS: usize = 4096;
@@ -34,9 +36,11 @@ pub struct Session {
     /// What it trains.
     pub architecture: Architecture,
     /// The model and where it stands.
-    pub trainer: Trainer,
+    pub trainer: Trainer<LanguageModel>,
     /// How it goes.
     pub recipe: Recipe,
+    /// How its gradients are computed.
+    pub method: Method,
     /// What it learns from.
     pub corpus: Corpus,
     /// What its loss is measured on.
@@ -132,15 +136,22 @@ impl Session {
         let trainer = trainer(&run, &sizes, init.as_ref())?;
         let steps = run.total_steps(corpus.targets());
         let recipe = Recipe {
-            architecture,
-            layerwise: run.layerwise_lr,
             steps,
-            accumulate: run.accumulate as u64,
             schedule: run.schedule(steps),
             betas: (run.betas[0], run.betas[1]),
             eps: run.eps(architecture),
             weight_decay: run.weight_decay,
             clip: (run.clip > 0.0).then_some(run.clip),
+            eval_every: run.eval_every,
+            save_every: run.save_every,
+            keep: run.keep,
+            snapshots: Some(run.out.join("checkpoints")),
+            patience: run.patience,
+        };
+        let method = Method {
+            architecture,
+            layerwise: run.layerwise_lr,
+            accumulate: run.accumulate as u64,
             l2_wrap: run.l2wrap as f32,
             plan: Plan {
                 checkpoint: run.checkpoint_activations,
@@ -149,11 +160,6 @@ impl Session {
                 state_gradient: run.state_grad,
             },
             shards: run.shards,
-            eval_every: run.eval_every,
-            save_every: run.save_every,
-            keep: run.keep,
-            snapshots: Some(run.out.join("checkpoints")),
-            patience: run.patience,
         };
         fs::create_dir_all(&run.out).map_err(Error::io(&run.out))?;
         let fingerprints = serde_json::to_vec_pretty(corpus.fingerprints()).unwrap_or_default();
@@ -166,7 +172,7 @@ impl Session {
             }
         }
         let bytes_per_token = bytes_per_token(&tokenizer, &held_out(valid.as_ref(), &run)?);
-        Ok(Session { run, architecture, trainer, recipe, corpus, valid, bytes_per_token, stream })
+        Ok(Session { run, architecture, trainer, recipe, method, corpus, valid, bytes_per_token, stream })
     }
 
     /// Trains to the end, or until `stop` is set; the model and the run's records are in its folder then.
@@ -194,7 +200,7 @@ impl Session {
             }
             tell(event)
         };
-        let end = self.trainer.run(&self.recipe, &data, stop, &mut keep)?;
+        let end = self.trainer.run(&self.recipe, &self.method.on(&data), stop, &mut keep)?;
         self.export(&self.run.out.join("model.safetensors"))?;
         Ok(end)
     }
@@ -305,7 +311,7 @@ pub fn sizes(
 }
 
 /// The model and its state: from the last snapshot, a checkpoint, or the initial values.
-fn trainer(run: &Run, sizes: &Sizes, init: Option<&Checkpoint>) -> Result<Trainer, Error> {
+fn trainer(run: &Run, sizes: &Sizes, init: Option<&Checkpoint>) -> Result<Trainer<LanguageModel>, Error> {
     let device = anser_nn::cpu();
     let last = if run.resume { snapshot::list(&run.out.join("checkpoints"))?.pop() } else { None };
     if let Some((_, place)) = last {

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anser_checkpoint::{Dtype, Tensor, write_safetensors};
-use anser_nn::model::LanguageModel;
+use anser_nn::gradients::Trainable;
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
@@ -63,7 +63,7 @@ pub fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>, Error> {
 pub fn save(
     folder: &Path,
     keep: usize,
-    model: &LanguageModel,
+    model: &impl Trainable,
     optimizer: &Optimizer,
     progress: &Progress,
 ) -> Result<PathBuf, Error> {

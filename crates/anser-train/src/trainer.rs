@@ -1,19 +1,16 @@
-//! The loop: batches in, a better model out, and everything kept that a stopped run needs to go on to the bit.
+//! The loop: gradients in, a better model out, and everything kept that a stopped run needs to go on to the bit.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use anser_kernels::optimizer::AdamW;
-use anser_nn::gradients::Gradients;
-use anser_nn::model::LanguageModel;
-use anser_nn::op::cross_entropy::Targets;
-use anser_nn::task::language::{self, Packed, Plan};
+use anser_nn::gradients::{Gradients, Trainable};
+use anser_nn::task::Step;
 use anser_nn::threads;
 
 use crate::Error;
-use crate::data::Batch;
-use crate::groups::{Architecture, group};
+use crate::groups::Group;
 use crate::metrics::Entry;
 use crate::optimizer::{Optimizer, norm, not_finite};
 use crate::schedule::Schedule;
@@ -22,14 +19,8 @@ use crate::snapshot::{self, Progress};
 /// How a run goes.
 #[derive(Clone, Debug)]
 pub struct Recipe {
-    /// What is trained: decides the parameter groups.
-    pub architecture: Architecture,
-    /// Decays and bonuses learn faster, as in the official trainers.
-    pub layerwise: bool,
     /// Optimiser steps in all.
     pub steps: u64,
-    /// Micro-batches a step.
-    pub accumulate: u64,
     /// The learning rate, by steps.
     pub schedule: Schedule,
     /// AdamW's betas.
@@ -40,12 +31,6 @@ pub struct Recipe {
     pub weight_decay: f64,
     /// The largest norm of all gradients together; larger ones are scaled down to it.
     pub clip: Option<f64>,
-    /// Factor of L2Wrap; 0 for none.
-    pub l2_wrap: f32,
-    /// How gradients are computed.
-    pub plan: Plan,
-    /// Parts of a batch that run on threads of their own.
-    pub shards: usize,
     /// Steps between evaluations; 0 for none but the last.
     pub eval_every: u64,
     /// Steps between snapshots; 0 for none but the last.
@@ -78,58 +63,82 @@ pub enum End {
     Converged,
 }
 
-/// Where batches come from.
-pub trait Data {
-    /// Micro-batch number `index`: a pure function of it.
+/// What a model of kind `M` is trained for.
+pub trait Objective<M> {
+    /// Loss and gradient of optimiser step number `step`, counted from 0: a pure function of model and number.
     ///
     /// # Errors
-    /// Whatever the source has to say.
-    fn batch(&self, index: u64) -> Result<Batch, Error>;
+    /// Whatever the data has to say.
+    fn step(&self, model: &M, step: u64) -> Result<Outcome, Error>;
 
-    /// The batches that a held-out loss is the mean of; none for no evaluation.
+    /// The loss on what is held out and how many targets it is the mean of; none for no evaluation.
     ///
     /// # Errors
-    /// Whatever the source has to say.
-    fn evaluation(&self) -> Result<Vec<Batch>, Error>;
+    /// Whatever the data has to say.
+    fn evaluate(&self, model: &M) -> Result<Option<(f64, u64)>, Error>;
+
+    /// How the optimiser treats the tensor of this name and shape.
+    fn group(&self, name: &str, shape: &[usize]) -> Group;
+}
+
+/// What an objective says of a step.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The mean loss.
+    pub loss: f32,
+    /// Its gradient.
+    pub gradients: Gradients,
+    /// Tokens looked at.
+    pub tokens: u64,
+}
+
+impl Outcome {
+    /// Adds the loss and gradient of a part of the step.
+    pub fn add(&mut self, part: Step) {
+        self.loss += part.loss;
+        self.gradients.add(part.gradients);
+    }
+}
+
+/// The steps of parts of a batch, each on a thread of its own with its own fork of the model; in order.
+pub(crate) fn forked<M: Send, P: Send>(parts: Vec<(M, P)>, gradients: impl Fn(&M, &P) -> Step + Sync) -> Vec<Step> {
+    let gradients = &gradients;
+    std::thread::scope(|scope| {
+        let running: Vec<_> = parts
+            .into_iter()
+            .map(|(model, part)| scope.spawn(move || threads::inline(|| gradients(&model, &part))))
+            .collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {
+            Ok(step) => step,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        running.into_iter().map(join).collect()
+    })
 }
 
 /// A run: the model, what the optimiser remembers, where it stands.
-pub struct Trainer {
+pub struct Trainer<M> {
     /// Away only while the optimiser changes it: a model whose buffers nobody shares changes in place.
-    model: Option<LanguageModel>,
+    model: Option<M>,
     /// Moments.
     pub optimizer: Optimizer,
     /// Where it stands.
     pub progress: Progress,
 }
 
-/// A batch as the model takes it, its weights part of a mean over `denominator`.
-fn packed(batch: Batch, denominator: f64, l2_wrap: f32) -> Packed {
-    Packed {
-        tokens: batch.tokens.into(),
-        cu_seqlens: batch.cu_seqlens.into(),
-        targets: Targets {
-            tokens: batch.targets.into(),
-            weights: batch.weights.into(),
-            denominator: denominator as f32,
-            l2_wrap,
-        },
-    }
-}
-
-impl Trainer {
+impl<M: Trainable> Trainer<M> {
     /// A run at its beginning.
-    pub fn new(model: LanguageModel) -> Trainer {
+    pub fn new(model: M) -> Trainer<M> {
         Trainer { model: Some(model), optimizer: Optimizer::default(), progress: Progress::default() }
     }
 
     /// A run where a snapshot left it; `model` has the snapshot's weights.
-    pub fn resume(model: LanguageModel, optimizer: Optimizer, progress: Progress) -> Trainer {
+    pub fn resume(model: M, optimizer: Optimizer, progress: Progress) -> Trainer<M> {
         Trainer { model: Some(model), optimizer, progress }
     }
 
     /// The model.
-    pub fn model(&self) -> &LanguageModel {
+    pub fn model(&self) -> &M {
         self.model.as_ref().expect("the model is away only inside a step")
     }
 
@@ -138,16 +147,16 @@ impl Trainer {
     ///
     /// # Errors
     /// [`Error::NotFinite`] at the first loss or gradient norm that is no number, with nothing changed by that step; or
-    /// what `data`, writing a snapshot, or `tell` return.
+    /// what `objective`, writing a snapshot, or `tell` return.
     pub fn run(
         &mut self,
         recipe: &Recipe,
-        data: &dyn Data,
+        objective: &dyn Objective<M>,
         stop: &AtomicBool,
         tell: &mut dyn FnMut(&Event) -> Result<(), Error>,
     ) -> Result<End, Error> {
         while self.progress.step < recipe.steps {
-            let report = self.step(recipe, data)?;
+            let report = self.step(recipe, objective)?;
             tell(&Event::Metric(report))?;
             let last = self.progress.step == recipe.steps;
             let stopped = stop.load(Ordering::Relaxed);
@@ -155,9 +164,7 @@ impl Trainer {
             let (eval, save) = (due(recipe.eval_every), due(recipe.save_every));
             // Also when asked to stop: a run that goes on must have measured what an uninterrupted one has.
             if last || eval {
-                let batches = data.evaluation()?;
-                if !batches.is_empty() {
-                    let (loss, targets) = evaluate(self.model(), batches);
+                if let Some((loss, targets)) = objective.evaluate(self.model())? {
                     let Progress { step, tokens, seconds, best, .. } = self.progress;
                     tell(&Event::Metric(Entry::Eval { step, tokens, loss, targets, seconds }))?;
                     let better = best.is_none_or(|best| loss < best);
@@ -190,20 +197,9 @@ impl Trainer {
     ///
     /// # Errors
     /// As [`Trainer::run`].
-    pub fn step(&mut self, recipe: &Recipe, data: &dyn Data) -> Result<Entry, Error> {
+    pub fn step(&mut self, recipe: &Recipe, objective: &dyn Objective<M>) -> Result<Entry, Error> {
         let began = Instant::now();
-        let first = self.progress.step * recipe.accumulate;
-        let batches = (first..first + recipe.accumulate).map(|i| data.batch(i)).collect::<Result<Vec<_>, _>>()?;
-        let denominator = batches.iter().map(Batch::weight).sum::<f64>().max(1.0);
-        let rows: u64 = batches.iter().map(|batch| batch.tokens.len() as u64).sum();
-        let (mut loss, mut gradients) = (0.0, Gradients::default());
-        for batch in batches {
-            let batch = packed(batch, denominator, recipe.l2_wrap);
-            for step in self.shards(&batch, recipe) {
-                loss += step.loss;
-                gradients.add(step.gradients);
-            }
-        }
+        let Outcome { loss, gradients, tokens: rows } = objective.step(self.model(), self.progress.step)?;
         let gradient_norm = norm(&gradients);
         if !loss.is_finite() || !gradient_norm.is_finite() {
             let what = not_finite(self.model(), &gradients).unwrap_or_else(|| format!("the loss is {loss}"));
@@ -219,7 +215,7 @@ impl Trainer {
             lr,
             step: 0,
         };
-        let group = |name: &str, shape: &[usize]| group(recipe.architecture, name, shape, recipe.layerwise);
+        let group = |name: &str, shape: &[usize]| objective.group(name, shape);
         if let Some(model) = self.model.take() {
             self.model = Some(self.optimizer.step(model, &gradients, scale as f32, &hyper, group));
         }
@@ -237,47 +233,4 @@ impl Trainer {
             seconds: self.progress.seconds,
         })
     }
-
-    /// The gradients of a batch, computed whole or in shards on threads of their own; in order.
-    fn shards(&self, batch: &Packed, recipe: &Recipe) -> Vec<language::Step> {
-        let sequences = batch.cu_seqlens.len() - 1;
-        let shards = recipe.shards.clamp(1, sequences.max(1));
-        if shards == 1 {
-            return vec![language::gradients(self.model(), batch, &recipe.plan)];
-        }
-        let mut cuts: Vec<usize> = (0..=shards)
-            .map(|i| {
-                let row = batch.tokens.len() * i / shards;
-                batch.cu_seqlens.partition_point(|&end| end < row).min(sequences)
-            })
-            .collect();
-        cuts.dedup();
-        std::thread::scope(|scope| {
-            let running: Vec<_> = cuts
-                .windows(2)
-                .map(|cut| {
-                    let (part, model) = (batch.sequences(cut[0]..cut[1]), self.model().fork());
-                    scope.spawn(move || threads::inline(|| language::gradients(&model, &part, &recipe.plan)))
-                })
-                .collect();
-            let join = |thread: std::thread::ScopedJoinHandle<'_, _>| match thread.join() {
-                Ok(step) => step,
-                Err(panic) => std::panic::resume_unwind(panic),
-            };
-            running.into_iter().map(join).collect()
-        })
-    }
-}
-
-/// Tokens of a sequence that an evaluation looks at in one go.
-const EVAL_PIECE: usize = 1024;
-
-/// Mean cross-entropy in nats over the targets that count, and how many those are.
-pub fn evaluate(model: &LanguageModel, batches: Vec<Batch>) -> (f64, u64) {
-    let (mut sum, mut targets) = (0.0, 0.0);
-    for batch in batches {
-        targets += batch.weight();
-        sum += language::evaluate(model, &packed(batch, 1.0, 0.0), EVAL_PIECE);
-    }
-    (sum / f64::max(targets, 1.0), targets as u64)
 }

@@ -7,7 +7,7 @@ use super::Pass;
 use crate::error::Error;
 use crate::layer::{Linear, Norm, Weights};
 use crate::model::Sizes;
-use crate::op::attention::attention;
+use crate::op::attention::{Positions, attention};
 use crate::op::relu2::relu2;
 
 /// The time mix: attention of H heads.
@@ -51,7 +51,7 @@ impl Attention {
     pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes) {
         let x = norm.layer_norm(&pass.x, sizes.layer_norm_eps);
         let (q, k, v) = (self.query.forward(&x), self.key.forward(&x), self.value.forward(&x));
-        let y = attention(&q, &k, &v, sizes.heads, &pass.cu_seqlens);
+        let y = attention(&q, &k, &v, sizes.heads, Positions::Rotary, &pass.cu_seqlens);
         pass.x = self.output.forward_add(&y, &pass.x);
     }
 }

@@ -1,9 +1,13 @@
-//! Language models, one file a version: parameters top to bottom, and how they meet.
+//! Models, one file a version: parameters top to bottom, and how they meet. Language models share the skeleton of this
+//! file, forecasters that of [`series`].
 
+pub mod rimer;
 pub mod rwkv4;
 pub mod rwkv5;
 pub mod rwkv6;
 pub mod rwkv7;
+pub mod series;
+pub mod timer;
 pub mod transformer;
 
 use std::sync::Arc;
@@ -13,7 +17,8 @@ use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor};
 
 use crate::error::Error;
-use crate::layer::{Linear, Norm, Read, Weights};
+use crate::gradients::Trainable;
+use crate::layer::{Linear, Norm, Read, Weights, finite};
 use crate::mixer::{BlockState, Pass};
 use crate::op::embedding::embedding;
 
@@ -84,6 +89,24 @@ impl Sizes {
             layer_norm_eps: self.layer_norm_eps,
             group_norm_eps: self.group_norm_eps,
         })
+    }
+
+    /// The states of `sequences` sequences that have seen nothing, one a block.
+    pub fn initial_states(&self, sequences: usize, device: &Device) -> Vec<BlockState> {
+        let shift = || Tensor::zeros([sequences, self.width], device);
+        (0..self.layers)
+            .map(|_| BlockState {
+                att_shift: shift(),
+                wkv: match self.architecture {
+                    Architecture::Transformer => Tensor::zeros([sequences, 1, 1, 1], device),
+                    Architecture::Rwkv(Version::V4) => rwkv4::initial_state(sequences, self.width, device),
+                    Architecture::Rwkv(_) => {
+                        Tensor::zeros([sequences, self.heads, self.head_size, self.head_size], device)
+                    }
+                },
+                ffn_shift: shift(),
+            })
+            .collect()
     }
 
     /// A transformer of heads of `head_size` channels, an even number that divides `width`.
@@ -177,13 +200,7 @@ impl LanguageModel {
         has: &dyn Fn(&str) -> bool,
         read: &mut Read<'_>,
     ) -> Result<LanguageModel, Error> {
-        let mut checked = |name: &str, shape: &[usize]| {
-            let values = read(name, shape)?;
-            match values.iter().position(|value| !value.is_finite()) {
-                Some(index) => Err(Error::NotFinite { name: name.into(), index, value: values[index] }),
-                None => Ok(values),
-            }
-        };
+        let mut checked = finite(read);
         let mut weights = Weights::new(device, &mut checked);
         let parameters = match sizes.architecture {
             Architecture::Rwkv(Version::V4) => Parameters::V4(rwkv4::Rwkv4::new(&mut weights, sizes)?),
@@ -250,21 +267,7 @@ impl LanguageModel {
 
     /// The states of `sequences` sequences that have seen nothing, one a block.
     pub fn initial_states(&self, sequences: usize) -> Vec<BlockState> {
-        let c = &self.sizes;
-        let shift = || Tensor::zeros([sequences, c.width], &self.device);
-        (0..c.layers)
-            .map(|_| BlockState {
-                att_shift: shift(),
-                wkv: match c.architecture {
-                    Architecture::Transformer => Tensor::zeros([sequences, 1, 1, 1], &self.device),
-                    Architecture::Rwkv(Version::V4) => rwkv4::initial_state(sequences, c.width, &self.device),
-                    Architecture::Rwkv(_) => {
-                        Tensor::zeros([sequences, c.heads, c.head_size, c.head_size], &self.device)
-                    }
-                },
-                ffn_shift: shift(),
-            })
-            .collect()
+        self.sizes.initial_states(sequences, &self.device)
     }
 
     /// The output of the last block [T, C] after tokens `[ΣT]`; `states` are read and written.
@@ -280,23 +283,6 @@ impl LanguageModel {
     pub fn logits(&self, x: &Tensor<2>) -> Tensor<2> {
         let (norm, head) = self.head();
         head.forward(&norm.layer_norm(x, self.sizes.layer_norm_eps))
-    }
-
-    /// Calls the visitor with every parameter under its official name.
-    pub fn visit(&self, visitor: &mut impl ModuleVisitor) {
-        each!(&self.parameters, model => model.visit(visitor));
-    }
-
-    /// Replaces every parameter by what the mapper makes of it.
-    pub fn map(self, mapper: &mut impl ModuleMapper) -> LanguageModel {
-        let parameters = match self.parameters {
-            Parameters::V4(model) => Parameters::V4(model.map(mapper)),
-            Parameters::V5_2(model) => Parameters::V5_2(model.map(mapper)),
-            Parameters::V6(model) => Parameters::V6(model.map(mapper)),
-            Parameters::V7(model) => Parameters::V7(model.map(mapper)),
-            Parameters::Transformer(model) => Parameters::Transformer(model.map(mapper)),
-        };
-        LanguageModel { parameters, ..self }
     }
 
     /// The same parameters, shared, outside of any graph: for evaluation.
@@ -322,5 +308,22 @@ impl LanguageModel {
             Parameters::Transformer(model) => Parameters::Transformer(model.fork(&self.device)),
         };
         LanguageModel { sizes: self.sizes.clone(), device: self.device.clone(), parameters }
+    }
+}
+
+impl Trainable for LanguageModel {
+    fn visit(&self, visitor: &mut impl ModuleVisitor) {
+        each!(&self.parameters, model => model.visit(visitor));
+    }
+
+    fn map(self, mapper: &mut impl ModuleMapper) -> LanguageModel {
+        let parameters = match self.parameters {
+            Parameters::V4(model) => Parameters::V4(model.map(mapper)),
+            Parameters::V5_2(model) => Parameters::V5_2(model.map(mapper)),
+            Parameters::V6(model) => Parameters::V6(model.map(mapper)),
+            Parameters::V7(model) => Parameters::V7(model.map(mapper)),
+            Parameters::Transformer(model) => Parameters::Transformer(model.map(mapper)),
+        };
+        LanguageModel { parameters, ..self }
     }
 }

@@ -28,7 +28,7 @@ pub struct Rwkv4 {
 /// One block.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// The norm of the embeddings; block 0 alone has it.
+    /// The norm of the embeddings; block 0 of a language model alone has it.
     pub ln0: Option<Norm>,
     /// Before the time mix.
     pub ln1: Norm,
@@ -47,6 +47,29 @@ pub(super) fn initial_state(sequences: usize, width: usize, device: &Device) -> 
     Tensor::cat(vec![sums, Tensor::full([sequences, 1, 1, width], wkv4::INITIAL_MAX, device)], 2)
 }
 
+impl Block {
+    /// Reads a block, with `ln0` if it begins a language model.
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(mut weights: Weights<'_>, sizes: &Sizes, ln0: bool) -> Result<Block, Error> {
+        let (w, c) = (&mut weights, sizes.width);
+        Ok(Block {
+            ln0: if ln0 { Some(Norm::new(w.at("ln0"), c)?) } else { None },
+            ln1: Norm::new(w.at("ln1"), c)?,
+            ln2: Norm::new(w.at("ln2"), c)?,
+            att: TimeMix::new(w.at("att"), sizes)?,
+            ffn: ChannelMix::new(w.at("ffn"), sizes)?,
+        })
+    }
+
+    /// Time mix and channel mix.
+    pub fn forward(&self, pass: &mut Pass, sizes: &Sizes, state: &mut BlockState) {
+        self.att.forward(pass, &self.ln1, sizes, state);
+        self.ffn.forward(pass, &self.ln2, sizes, state);
+    }
+}
+
 impl Rwkv4 {
     /// Reads the model.
     ///
@@ -57,15 +80,8 @@ impl Rwkv4 {
         let emb = super::Embedding::new(weights.at("emb"), sizes.vocab, c)?;
         let mut blocks = Vec::with_capacity(sizes.layers);
         for layer in 0..sizes.layers {
-            let name = format!("blocks.{layer}");
-            let mut w = weights.at(&name);
-            blocks.push(Block {
-                ln0: if layer == 0 { Some(Norm::new(w.at("ln0"), c)?) } else { None },
-                ln1: Norm::new(w.at("ln1"), c)?,
-                ln2: Norm::new(w.at("ln2"), c)?,
-                att: TimeMix::new(w.at("att"), sizes)?,
-                ffn: ChannelMix::new(w.at("ffn"), sizes)?,
-            });
+            let weights = weights.at(&format!("blocks.{layer}"));
+            blocks.push(Block::new(weights, sizes, layer == 0)?);
         }
         let ln_out = Norm::new(weights.at("ln_out"), c)?;
         Ok(Rwkv4 { emb, blocks, ln_out, head: Linear::new(weights.at("head"), sizes.vocab, c)? })
@@ -78,9 +94,7 @@ impl Skeleton for Rwkv4 {
     }
 
     fn block(&self, layer: usize, pass: &mut Pass, sizes: &Sizes, state: &mut BlockState) {
-        let block = &self.blocks[layer];
-        block.att.forward(pass, &block.ln1, sizes, state);
-        block.ffn.forward(pass, &block.ln2, sizes, state);
+        self.blocks[layer].forward(pass, sizes, state);
     }
 
     fn head(&self) -> (&Norm, &Linear) {

@@ -27,7 +27,7 @@ pub struct Rwkv6 {
 /// One block.
 #[derive(Module, Debug)]
 pub struct Block {
-    /// The norm of the embeddings; block 0 alone has it.
+    /// The norm of the embeddings; block 0 of a language model alone has it.
     pub ln0: Option<Norm>,
     /// Before the time mix.
     pub ln1: Norm,
@@ -37,6 +37,29 @@ pub struct Block {
     pub att: TimeMix,
     /// Channel mix.
     pub ffn: ChannelMix,
+}
+
+impl Block {
+    /// Reads a block, with `ln0` if it begins a language model.
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(mut weights: Weights<'_>, sizes: &Sizes, ln0: bool) -> Result<Block, Error> {
+        let (w, c) = (&mut weights, sizes.width);
+        Ok(Block {
+            ln0: if ln0 { Some(Norm::new(w.at("ln0"), c)?) } else { None },
+            ln1: Norm::new(w.at("ln1"), c)?,
+            ln2: Norm::new(w.at("ln2"), c)?,
+            att: TimeMix::new(w.at("att"), sizes)?,
+            ffn: ChannelMix::new(w.at("ffn"), sizes)?,
+        })
+    }
+
+    /// Time mix and channel mix.
+    pub fn forward(&self, pass: &mut Pass, sizes: &Sizes, state: &mut BlockState) {
+        self.att.forward(pass, &self.ln1, sizes, state);
+        self.ffn.forward(pass, &self.ln2, sizes, state);
+    }
 }
 
 impl Rwkv6 {
@@ -49,15 +72,8 @@ impl Rwkv6 {
         let emb = super::Embedding::new(weights.at("emb"), sizes.vocab, c)?;
         let mut blocks = Vec::with_capacity(sizes.layers);
         for layer in 0..sizes.layers {
-            let name = format!("blocks.{layer}");
-            let mut w = weights.at(&name);
-            blocks.push(Block {
-                ln0: if layer == 0 { Some(Norm::new(w.at("ln0"), c)?) } else { None },
-                ln1: Norm::new(w.at("ln1"), c)?,
-                ln2: Norm::new(w.at("ln2"), c)?,
-                att: TimeMix::new(w.at("att"), sizes)?,
-                ffn: ChannelMix::new(w.at("ffn"), sizes)?,
-            });
+            let weights = weights.at(&format!("blocks.{layer}"));
+            blocks.push(Block::new(weights, sizes, layer == 0)?);
         }
         let ln_out = Norm::new(weights.at("ln_out"), c)?;
         Ok(Rwkv6 { emb, blocks, ln_out, head: Linear::new(weights.at("head"), sizes.vocab, c)? })
@@ -70,9 +86,7 @@ impl Skeleton for Rwkv6 {
     }
 
     fn block(&self, layer: usize, pass: &mut Pass, sizes: &Sizes, state: &mut BlockState) {
-        let block = &self.blocks[layer];
-        block.att.forward(pass, &block.ln1, sizes, state);
-        block.ffn.forward(pass, &block.ln2, sizes, state);
+        self.blocks[layer].forward(pass, sizes, state);
     }
 
     fn head(&self) -> (&Norm, &Linear) {

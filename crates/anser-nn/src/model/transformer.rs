@@ -44,6 +44,28 @@ pub struct Block {
     pub ffn: FeedForward,
 }
 
+impl Block {
+    /// Reads a block.
+    ///
+    /// # Errors
+    /// As [`Weights::param`].
+    pub fn new(mut weights: Weights<'_>, sizes: &Sizes) -> Result<Block, Error> {
+        let (w, c) = (&mut weights, sizes.width);
+        Ok(Block {
+            ln1: Norm::new(w.at("ln1"), c)?,
+            ln2: Norm::new(w.at("ln2"), c)?,
+            att: Attention::new(w.at("att"), sizes)?,
+            ffn: FeedForward::new(w.at("ffn"), sizes)?,
+        })
+    }
+
+    /// Attention and feed-forward network.
+    pub fn forward(&self, pass: &mut Pass, sizes: &Sizes) {
+        self.att.forward(pass, &self.ln1, sizes);
+        self.ffn.forward(pass, &self.ln2, sizes);
+    }
+}
+
 impl Transformer {
     /// Reads the model.
     ///
@@ -54,14 +76,7 @@ impl Transformer {
         let emb = super::Embedding::new(weights.at("emb"), sizes.vocab, c)?;
         let mut blocks = Vec::with_capacity(sizes.layers);
         for layer in 0..sizes.layers {
-            let name = format!("blocks.{layer}");
-            let mut w = weights.at(&name);
-            blocks.push(Block {
-                ln1: Norm::new(w.at("ln1"), c)?,
-                ln2: Norm::new(w.at("ln2"), c)?,
-                att: Attention::new(w.at("att"), sizes)?,
-                ffn: FeedForward::new(w.at("ffn"), sizes)?,
-            });
+            blocks.push(Block::new(weights.at(&format!("blocks.{layer}")), sizes)?);
         }
         let ln_out = Norm::new(weights.at("ln_out"), c)?;
         Ok(Transformer { emb, blocks, ln_out, head: Linear::new(weights.at("head"), sizes.vocab, c)? })
@@ -74,9 +89,7 @@ impl Skeleton for Transformer {
     }
 
     fn block(&self, layer: usize, pass: &mut Pass, sizes: &Sizes, _: &mut BlockState) {
-        let block = &self.blocks[layer];
-        block.att.forward(pass, &block.ln1, sizes);
-        block.ffn.forward(pass, &block.ln2, sizes);
+        self.blocks[layer].forward(pass, sizes);
     }
 
     fn head(&self) -> (&Norm, &Linear) {

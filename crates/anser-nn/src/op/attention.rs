@@ -1,7 +1,7 @@
-//! Causal softmax attention with rotary positions: the memory of the transformer baseline.
+//! Causal softmax attention: the memory of the transformers that RWKV is compared with.
 //!
 //! Per sequence and head, with R(t) the rotation of position t (Su et al. 2021, base 10000, channel i paired with
-//! channel i + N/2; positions are counted from the sequence's first token):
+//! channel i + N/2; positions are counted from the sequence's first token), or none:
 //! ```text
 //! s[t, j] = (R(t) q[t]) . (R(j) k[j]) / sqrt(N)   (j <= t)      y[t] = sum_j softmax(s[t])[j] v[j]
 //! ```
@@ -27,16 +27,33 @@ use anser_kernels::linear::dense::{Mat, matmul};
 /// Base of the rotary frequencies.
 const BASE: f64 = 10_000.0;
 
+/// How attention knows where a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Positions {
+    /// Queries and keys are turned by their positions.
+    Rotary,
+    /// It does not: positions, if any, are in the stream.
+    None,
+}
+
 /// Attention of every token to itself and those before it in its sequence: q, k, v [T, C], each head C / `heads`
 /// channels, result [T, C].
 ///
 /// # Panics
 /// When `heads` does not cut C into heads of an even number of channels, or `cu_seqlens` does not end at T.
-pub fn attention(q: &Tensor<2>, k: &Tensor<2>, v: &Tensor<2>, heads: usize, cu_seqlens: &Arc<[usize]>) -> Tensor<2> {
+pub fn attention(
+    q: &Tensor<2>,
+    k: &Tensor<2>,
+    v: &Tensor<2>,
+    heads: usize,
+    positions: Positions,
+    cu_seqlens: &Arc<[usize]>,
+) -> Tensor<2> {
     let [rows, width] = q.dims();
     assert!(width.is_multiple_of(2 * heads), "{width} channels are no {heads} heads of an even number of channels");
     assert_eq!(cu_seqlens.last(), Some(&rows), "the last sequence ends at the last row");
-    let op = Attention { heads: Heads { heads, head_size: width / heads }, cu_seqlens: Arc::clone(cu_seqlens) };
+    let heads = Heads { heads, head_size: width / heads };
+    let op = Attention { heads, positions, cu_seqlens: Arc::clone(cu_seqlens) };
     Inputs::new().with(q).with(k).with(v).run(op).take()
 }
 
@@ -46,6 +63,7 @@ pub fn attention_composite(
     k: &Tensor<2>,
     v: &Tensor<2>,
     heads: usize,
+    positions: Positions,
     cu_seqlens: &Arc<[usize]>,
 ) -> Tensor<2> {
     let [_, width] = q.dims();
@@ -53,7 +71,7 @@ pub fn attention_composite(
     let mut ys = Vec::new();
     for ends in cu_seqlens.windows(2).filter(|ends| ends[0] < ends[1]) {
         let len = ends[1] - ends[0];
-        let turns = Turns::new(len, n);
+        let turns = Turns::new(len, n, positions);
         let table = |values: Vec<f32>| Tensor::<3>::from_data(TensorData::new(values, [1, len, n / 2]), &device);
         let (cos, sin) = (table(turns.cos), table(turns.sin));
         let cut =
@@ -80,10 +98,13 @@ struct Turns {
 }
 
 impl Turns {
-    fn new(len: usize, head_size: usize) -> Turns {
+    fn new(len: usize, head_size: usize, positions: Positions) -> Turns {
         let half = head_size / 2;
         // f64: at position 10^5 an f32 angle is already off by 1 %.
-        let frequencies: Vec<f64> = (0..half).map(|i| BASE.powf(-(i as f64) / half as f64)).collect();
+        let frequencies: Vec<f64> = match positions {
+            Positions::Rotary => (0..half).map(|i| BASE.powf(-(i as f64) / half as f64)).collect(),
+            Positions::None => vec![0.0; half],
+        };
         let angles = || (0..len).flat_map(|t| frequencies.iter().map(move |f| t as f64 * f));
         Turns { cos: angles().map(|a| a.cos() as f32).collect(), sin: angles().map(|a| a.sin() as f32).collect(), half }
     }
@@ -163,6 +184,7 @@ fn softmax_row_backward_body<I: Isa>(scores: &mut [f32], g: &mut [f32], seen: us
 #[derive(Debug)]
 struct Attention {
     heads: Heads,
+    positions: Positions,
     cu_seqlens: Arc<[usize]>,
 }
 
@@ -281,7 +303,7 @@ impl Attention {
     fn for_units(&self, f: impl Fn(&Unit<'_>) + Sync) {
         let (pool, level, heads) = (pool(), level(), self.heads);
         let longest = self.cu_seqlens.windows(2).map(|ends| ends[1] - ends[0]).max().unwrap_or(0);
-        let turns = Turns::new(longest, heads.head_size);
+        let turns = Turns::new(longest, heads.head_size, self.positions);
         let sequences = self.cu_seqlens.len() - 1;
         pool.run(sequences * heads.heads, 1, |units| {
             for unit in units {

@@ -28,6 +28,7 @@ pub mod attention;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod gate;
+pub mod gelu;
 mod lanes;
 pub mod layer_norm;
 pub mod linear;

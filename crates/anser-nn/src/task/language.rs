@@ -16,6 +16,8 @@ use crate::model::LanguageModel;
 use crate::op::cross_entropy::{Targets, cross_entropy};
 use crate::op::seed::seed;
 
+use super::{Step, scalar};
+
 /// Packed sequences and what follows each of their tokens.
 #[derive(Clone, Debug)]
 pub struct Packed {
@@ -39,15 +41,6 @@ pub struct Plan {
     pub forget: bool,
     /// With `chunk`: carry gradients back through the states too, so that nothing is truncated; every piece runs twice.
     pub state_gradient: bool,
-}
-
-/// A loss and its gradient.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// The weighted mean cross-entropy, in nats.
-    pub loss: f32,
-    /// By every parameter.
-    pub gradients: Gradients,
 }
 
 /// The loss of sequences that begin with `states`, which become the final ones.
@@ -222,11 +215,6 @@ fn piece(
     let through = if after.is_some() { take_states(&initial, &mut graph) } else { Vec::new() };
     let gradients = Gradients::take(model, &mut graph);
     (Step { loss: scalar(&loss), gradients }, through)
-}
-
-/// The values that one row of a loss has.
-pub fn scalar(loss: &Tensor<1>) -> f32 {
-    loss.clone().inner().into_scalar()
 }
 
 fn total(objective: Vec<Tensor<1>>) -> Tensor<1> {

@@ -5,12 +5,13 @@
 use std::sync::Arc;
 
 use anser_nn::gradients::values;
-use anser_nn::op::attention::{attention, attention_composite};
+use anser_nn::op::attention::{Positions, attention, attention_composite};
 use anser_nn::op::cross_entropy::{Targets, cross_entropy, cross_entropy_composite};
 use anser_nn::op::embedding::{embedding, embedding_composite};
 use anser_nn::op::gate::{gate_add, gate_add_composite};
+use anser_nn::op::gelu::{gelu, gelu_composite};
 use anser_nn::op::layer_norm::{layer_norm, layer_norm_composite};
-use anser_nn::op::linear::{linear, linear_add, linear_composite};
+use anser_nn::op::linear::{affine, affine_composite, linear, linear_add, linear_composite};
 use anser_nn::op::low_rank::{Inner, low_rank, low_rank_composite};
 use anser_nn::op::relu2::{relu2, relu2_composite};
 use anser_nn::op::seed::{seed, seed_composite};
@@ -210,6 +211,19 @@ const OPS: &[Op] = &[
         },
     },
     Op {
+        name: "affine",
+        inputs: |d| vec![rows(d), matrix(11, d.c()), (vec![11], 0.5, 0.0)],
+        run: |x, _, fused| {
+            let op = if fused { affine } else { affine_composite };
+            vec![Any::Two(op(x[0].two(), x[1].two(), x[2].one()))]
+        },
+    },
+    Op {
+        name: "gelu",
+        inputs: |d| vec![(vec![d.t(), d.c()], 4.0, 0.0)],
+        run: |x, _, fused| vec![Any::Two(if fused { gelu } else { gelu_composite }(x[0].two()))],
+    },
+    Op {
         name: "relu2",
         inputs: |d| vec![rows(d)],
         run: |x, _, fused| vec![Any::Two(if fused { relu2 } else { relu2_composite }(x[0].two()))],
@@ -265,13 +279,24 @@ const OPS: &[Op] = &[
     Op { name: "wkv6", inputs: wkv6_inputs, run: run_wkv6 },
     Op {
         name: "attention",
-        inputs: |d| vec![(vec![d.t(), d.c()], 2.0, 0.0), (vec![d.t(), d.c()], 2.0, 0.0), rows(d)],
-        run: |x, d, fused| {
-            let op = if fused { attention } else { attention_composite };
-            vec![Any::Two(op(x[0].two(), x[1].two(), x[2].two(), d.heads, &d.cu))]
-        },
+        inputs: attention_inputs,
+        run: |x, d, fused| run_attention(x, d, fused, Positions::Rotary),
+    },
+    Op {
+        name: "attention without positions",
+        inputs: attention_inputs,
+        run: |x, d, fused| run_attention(x, d, fused, Positions::None),
     },
 ];
+
+fn attention_inputs(d: &Dims) -> Vec<Input> {
+    vec![(vec![d.t(), d.c()], 2.0, 0.0), (vec![d.t(), d.c()], 2.0, 0.0), rows(d)]
+}
+
+fn run_attention(x: &[Any], d: &Dims, fused: bool, positions: Positions) -> Vec<Any> {
+    let op = if fused { attention } else { attention_composite };
+    vec![Any::Two(op(x[0].two(), x[1].two(), x[2].two(), d.heads, positions, &d.cu))]
+}
 
 /// x, weight, bias, state, three mixes.
 fn shift_inputs(d: &Dims) -> Vec<Input> {

@@ -5,4 +5,5 @@ mod composite;
 mod golden;
 mod lora;
 mod plans;
+mod series;
 mod states;

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use anser_nn::gradients::{Gradients, values};
+use anser_nn::gradients::{Gradients, Trainable, values};
 use anser_nn::mixer::BlockState;
 use anser_nn::model::{LanguageModel, Sizes};
 use anser_nn::op::cross_entropy::Targets;
-use anser_nn::task::language::{Packed, Plan, evaluate, gradients, loss, scalar};
+use anser_nn::task::language::{Packed, Plan, evaluate, gradients, loss};
+use anser_nn::task::scalar;
 use anser_nn::threads::inline;
 use anser_testkit::{Rng, assert_close, max_abs};
 use burn::module::{ModuleVisitor, Param};

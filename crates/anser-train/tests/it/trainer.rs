@@ -5,18 +5,19 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use anser_checkpoint::Checkpoint;
+use anser_nn::gradients::Trainable;
 use anser_nn::model::LanguageModel;
-use anser_nn::task::language::Plan;
 use anser_testkit::{Golden, assert_close, write_weights};
 use anser_train::Error;
 use anser_train::data::Batch;
 use anser_train::groups::Architecture;
+use anser_train::language::{Data, Method};
 use anser_train::metrics::Entry;
 use anser_train::schedule::{Curve, Schedule};
 use anser_train::session::{Session, initial, sizes};
 use anser_train::settings::Settings;
 use anser_train::snapshot;
-use anser_train::trainer::{Data, End, Event, Recipe, Trainer};
+use anser_train::trainer::{End, Event, Recipe, Trainer};
 
 /// The same batch at every step.
 struct Constant(Batch);
@@ -25,18 +26,11 @@ impl Data for Constant {
     fn batch(&self, _: u64) -> Result<Batch, Error> {
         Ok(self.0.clone())
     }
-
-    fn evaluation(&self) -> Result<Vec<Batch>, Error> {
-        Ok(Vec::new())
-    }
 }
 
 fn recipe(architecture: Architecture) -> Recipe {
     Recipe {
-        architecture,
-        layerwise: true,
         steps: 3,
-        accumulate: 1,
         schedule: Schedule {
             curve: Curve::Constant,
             lr: 1e-3,
@@ -49,15 +43,16 @@ fn recipe(architecture: Architecture) -> Recipe {
         eps: if architecture == Architecture::V4 { 1e-8 } else { 1e-18 },
         weight_decay: 0.1,
         clip: Some(1.0),
-        l2_wrap: 1e-4,
-        plan: Plan::default(),
-        shards: 1,
         eval_every: 0,
         save_every: 0,
         keep: 1,
         snapshots: None,
         patience: None,
     }
+}
+
+fn method(architecture: Architecture) -> Method {
+    Method { l2_wrap: 1e-4, ..Method::new(architecture) }
 }
 
 fn golden_model(name: &str) -> LanguageModel {
@@ -80,8 +75,9 @@ fn three_steps(version: &str, architecture: Architecture) {
     let golden = Golden::open(&format!("train/steps_{version}"));
     let mut trainer = Trainer::new(golden_model(&name));
     let (data, recipe) = (Constant(golden_batch(&name)), recipe(architecture));
+    let objective = method(architecture).on(&data);
     for i in 0..3 {
-        let Entry::Step { loss, gradient_norm, .. } = trainer.step(&recipe, &data).unwrap() else {
+        let Entry::Step { loss, gradient_norm, .. } = trainer.step(&recipe, &objective).unwrap() else {
             panic!("a step reports a step")
         };
         let (want_loss, want_norm) = (golden.f32("out.loss")[i], golden.f32("out.grad_norm")[i]);
@@ -234,24 +230,20 @@ fn micro_batches_and_shards_add_up_to_the_batch() {
             self.1.set(self.1.get() + 1);
             Ok(self.0[index as usize % 2].clone())
         }
-
-        fn evaluation(&self) -> Result<Vec<Batch>, Error> {
-            Ok(Vec::new())
-        }
     }
-    let one = Recipe { eps: 1e-8, ..recipe(Architecture::V7) };
+    let (one, method) = (Recipe { eps: 1e-8, ..recipe(Architecture::V7) }, method(Architecture::V7));
     let mut whole = Trainer::new(golden_model("lm/train_v7"));
-    whole.step(&one, &Constant(joined.clone())).unwrap();
+    whole.step(&one, &method.on(&Constant(joined.clone()))).unwrap();
     let whole = weights(whole.model());
 
     let mut accumulated = Trainer::new(golden_model("lm/train_v7"));
     let data = Two([cut(0..10), cut(10..32)], Cell::new(0));
-    accumulated.step(&Recipe { accumulate: 2, ..one.clone() }, &data).unwrap();
+    accumulated.step(&one, &Method { accumulate: 2, ..method }.on(&data)).unwrap();
     assert_eq!(data.1.get(), 2);
     assert_close("accumulated", &weights(accumulated.model()), &whole, 2e-4);
 
     let mut sharded = Trainer::new(golden_model("lm/train_v7"));
-    sharded.step(&Recipe { shards: 2, ..one }, &Constant(joined)).unwrap();
+    sharded.step(&one, &Method { shards: 2, ..method }.on(&Constant(joined))).unwrap();
     assert_close("sharded", &weights(sharded.model()), &whole, 2e-4);
 }
 
@@ -263,7 +255,8 @@ fn a_loss_that_is_no_number_stops_the_run_and_names_the_tensor() {
         }
     });
     let mut trainer = Trainer::new(model);
-    let error = trainer.step(&recipe(Architecture::V7), &Constant(golden_batch("lm/train_v7"))).unwrap_err();
+    let data = Constant(golden_batch("lm/train_v7"));
+    let error = trainer.step(&recipe(Architecture::V7), &method(Architecture::V7).on(&data)).unwrap_err();
     let text = error.to_string();
     assert!(text.contains("step 1: parameter `blocks.1.ffn.key.weight` is NaN at element 5"), "{text}");
     assert_eq!(trainer.progress.step, 0);
@@ -312,12 +305,13 @@ fn a_snapshot_that_cannot_be_written_leaves_the_one_before() {
     let snapshots = folder.path().join("checkpoints");
     let recipe = Recipe { snapshots: Some(snapshots.clone()), save_every: 1, steps: 1, ..recipe(Architecture::V7) };
     let data = Constant(golden_batch("lm/train_v7"));
+    let objective = method(Architecture::V7).on(&data);
     let stop = AtomicBool::new(false);
-    trainer.run(&recipe, &data, &stop, &mut |_| Ok(())).unwrap();
+    trainer.run(&recipe, &objective, &stop, &mut |_| Ok(())).unwrap();
     let before = snapshot::load(&snapshots.join("step-00000001")).unwrap();
     // A file in the way of the next one.
     std::fs::write(snapshots.join(".step-00000002.part"), "in the way").unwrap();
-    let error = trainer.run(&Recipe { steps: 2, ..recipe }, &data, &stop, &mut |_| Ok(())).unwrap_err();
+    let error = trainer.run(&Recipe { steps: 2, ..recipe }, &objective, &stop, &mut |_| Ok(())).unwrap_err();
     assert!(error.to_string().contains("step-00000002"), "{error}");
     assert_eq!(snapshot::list(&snapshots).unwrap().len(), 1);
     let after = snapshot::load(&snapshots.join("step-00000001")).unwrap();

@@ -2,15 +2,15 @@
 
 use std::time::Instant;
 
-use anser_nn::task::language::Plan;
 use anser_train::Error;
 use anser_train::data::Batch;
 use anser_train::groups::Architecture;
+use anser_train::language::{Data, Method};
 use anser_train::metrics::Entry;
 use anser_train::random::Random;
 use anser_train::schedule::{Curve, Schedule};
 use anser_train::session::{initial, sizes};
-use anser_train::trainer::{Data, Recipe, Trainer};
+use anser_train::trainer::{Recipe, Trainer};
 use anyhow::Result;
 use serde::Serialize;
 
@@ -82,10 +82,6 @@ impl Data for Noise<'_> {
             cu_seqlens: (0..=rows).map(|row| row * context).collect(),
         })
     }
-
-    fn evaluation(&self) -> Result<Vec<Batch>, Error> {
-        Ok(Vec::new())
-    }
 }
 
 /// `steps` steps after one to warm up.
@@ -98,18 +94,12 @@ pub(super) fn run(args: &TrainArgs, threads: usize, steps: u32, json: bool) -> R
     let mut trainer = Trainer::new(initial(&sizes, 1)?);
     let lr = 1e-4;
     let recipe = Recipe {
-        architecture: args.architecture,
-        layerwise: true,
         steps: 0,
-        accumulate: 1,
         schedule: Schedule { curve: Curve::Constant, lr, lr_final: lr, warmup: 0, total: 1, decay_fraction: 0.5 },
         betas: (0.9, 0.99),
         eps: 1e-8,
         weight_decay: 0.1,
         clip: Some(1.0),
-        l2_wrap: 1e-4,
-        plan: Plan::default(),
-        shards: 1,
         eval_every: 0,
         save_every: 0,
         keep: 1,
@@ -117,11 +107,12 @@ pub(super) fn run(args: &TrainArgs, threads: usize, steps: u32, json: bool) -> R
         patience: None,
     };
     let data = Noise(args);
-    trainer.step(&recipe, &data)?;
+    let objective = Method { l2_wrap: 1e-4, ..Method::new(args.architecture) }.on(&data);
+    trainer.step(&recipe, &objective)?;
     let mut rates = Vec::new();
     for _ in 0..steps {
         let began = Instant::now();
-        if let Entry::Step { .. } = trainer.step(&recipe, &data)? {
+        if let Entry::Step { .. } = trainer.step(&recipe, &objective)? {
             rates.push((args.context * args.rows) as f64 / began.elapsed().as_secs_f64());
         }
     }
