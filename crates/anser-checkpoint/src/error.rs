@@ -75,6 +75,14 @@ pub enum Error {
         /// The version told from the other names.
         version: Version,
     },
+    /// A tensor that is asked for by name is not in the file.
+    #[error("{}: tensor `{tensor}` is missing", file.display())]
+    Absent {
+        /// The file.
+        file: PathBuf,
+        /// Its name.
+        tensor: String,
+    },
     /// A tensor that RWKV of this version does not have: computing without it would give wrong numbers.
     #[error("{}: tensor `{tensor}` is not part of RWKV-{version}", file.display())]
     UnknownTensor {
@@ -206,6 +214,7 @@ impl Error {
             Error::MissingTensor { file, .. } if is_shard(file) => {
                 Some(SHARD_HINT.into())
             }
+            Error::Absent { .. } => Some("the file is incomplete, or of another kind of model".into()),
             Error::MissingTensor { .. } => Some("the file is incomplete, or an adapter rather than a model".into()),
             Error::UnknownTensor { .. } => {
                 Some("merge adapters first; variants with extra parts cannot run without them".into())

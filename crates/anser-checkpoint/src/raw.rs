@@ -1,5 +1,6 @@
 //! What a container reader hands over: named pieces of mapped files, before anybody asks which model they make.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -164,6 +165,8 @@ pub(crate) struct Hints {
     pub(crate) tokenizer: Option<TokenizerHint>,
     /// Jinja text.
     pub(crate) chat_template: Option<String>,
+    /// Free-form strings of a safetensors header.
+    pub(crate) strings: BTreeMap<String, String>,
     /// What a packed file holds.
     pub(crate) packed: Option<Contents>,
 }

@@ -157,8 +157,8 @@ pub(crate) fn read(file: Arc<MappedFile>) -> Result<RawModel, Error> {
     if let Some(header) = packed {
         return packed::read(file, header, tensors);
     }
-    let tensors = tensors.plain;
-    Ok(RawModel { container: Container::Safetensors, files: vec![file], tensors, hints: Hints::default() })
+    let hints = Hints { strings: metadata, ..Hints::default() };
+    Ok(RawModel { container: Container::Safetensors, files: vec![file], tensors: tensors.plain, hints })
 }
 
 fn dtype(name: &str) -> Option<Dtype> {

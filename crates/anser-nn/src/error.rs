@@ -29,11 +29,37 @@ pub enum Error {
         /// Channels a head.
         head_size: usize,
     },
-    /// A size that cannot be 0.
-    #[error("a model whose {name} is 0 is no model: at least 1 is needed")]
-    Zero {
+    /// A size that no model has.
+    #[error("{name} is {found}: a model needs {least} to {most}")]
+    Size {
         /// The size.
         name: &'static str,
+        /// Its value.
+        found: usize,
+        /// The smallest that can be.
+        least: usize,
+        /// The largest that is taken.
+        most: usize,
+    },
+    /// A model that cannot go on from a state of constant size.
+    #[error(
+        "{backbone} keeps no state that a stream could carry: forecast from windows, or take a model of RWKV blocks"
+    )]
+    NoState {
+        /// The model's blocks.
+        backbone: String,
+    },
+    /// Windows or predictions that patches do not fill.
+    #[error(
+        "a look-back of {look_back} and predictions of {output} values: both must be multiples of the patch of {patch}"
+    )]
+    LookBack {
+        /// Rows of a window.
+        look_back: usize,
+        /// Values a token.
+        patch: usize,
+        /// Values said at once.
+        output: usize,
     },
     /// A value of a checkpoint is NaN or infinite.
     #[error("tensor `{name}` has {value} at element {index}; a model with such a value cannot be trained")]

@@ -1,5 +1,7 @@
 //! Dates out of text: which column holds them, how they are written, and when that is.
 
+use std::cmp::Ordering;
+
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
 
@@ -43,7 +45,10 @@ pub(crate) fn is_date_column<'a>(name: &str, values: impl Iterator<Item = &'a st
         return false;
     }
     let texts = sample.iter().filter(|text| is_date(text)).count();
-    texts * 10 >= sample.len() * 9 || named_like_date(name) && Count::of(name, &sample).is_some()
+    let counted = || named_like_date(name).then(|| Count::of(name, &sample)).flatten();
+    // A year that comes again has its month or day in another column.
+    let again = || sample.iter().enumerate().any(|(at, year)| sample[..at].contains(year));
+    texts * 10 >= sample.len() * 9 || counted().is_some_and(|count| count != Count::Year || !again())
 }
 
 fn named_like_date(name: &str) -> bool {
@@ -141,18 +146,44 @@ fn order(file: &str, column: &str, ones: &[One]) -> Result<(bool, Option<String>
         (Some(_), None, _) | (None, None, None | Some('.')) => Ok((true, None)),
         (None, Some(_), _) => Ok((false, None)),
         (None, None, Some(sign)) => {
-            // The order in which time runs backwards less often; slashes without any hint are American.
-            let backwards = |day_first| {
-                let times: Vec<i64> = ones.iter().filter_map(|one| Some(one.resolve(day_first)?.0)).collect();
-                times.windows(2).filter(|pair| pair[1] < pair[0]).count()
+            // The order in which time runs backwards less often, or else the one without a gap far wider than the steps:
+            // hours of a few days, read the other way, jump by months. Slashes without any hint are American.
+            let read = |day_first| -> Vec<i64> {
+                ones.iter().filter_map(|one| one.resolve(day_first)).map(|(micros, _)| micros).collect()
             };
-            let (days, months) = (backwards(true), backwards(false));
-            let taken = if days == months { sign == '-' } else { days < months };
+            let (days, months) = (Flow::of(read(true)), Flow::of(read(false)));
+            let taken = match days.backwards.cmp(&months.backwards) {
+                Ordering::Less => true,
+                Ordering::Greater => false,
+                Ordering::Equal if days.gap * 2.0 < months.gap => true,
+                Ordering::Equal if months.gap * 2.0 < days.gap => false,
+                Ordering::Equal => sign == '-',
+            };
             let [this, other] = if taken { ["day", "month"] } else { ["month", "day"] };
             let doubt =
                 format!("no value of `{column}` tells days from months: read with the {this} before the {other}");
             Ok((taken, Some(doubt)))
         }
+    }
+}
+
+/// How the times of a column follow each other.
+struct Flow {
+    /// How often they go backwards.
+    backwards: usize,
+    /// The widest gap, in medians of the steps.
+    gap: f64,
+}
+
+impl Flow {
+    fn of(mut times: Vec<i64>) -> Flow {
+        let backwards = times.windows(2).filter(|pair| pair[1] < pair[0]).count();
+        times.sort_unstable();
+        times.dedup();
+        let mut steps: Vec<i64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        steps.sort_unstable();
+        let gap = steps.last().map_or(1.0, |widest| *widest as f64 / steps[steps.len() / 2] as f64);
+        Flow { backwards, gap }
     }
 }
 

@@ -226,7 +226,8 @@ impl Error {
 /// Names in backquotes, the first twenty of them.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 20;
-    let mut text = names.iter().take(SHOWN).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let shown = names.iter().take(SHOWN).map(|name| format!("`{}`", crate::date::shorten(name)));
+    let mut text = shown.collect::<Vec<_>>().join(", ");
     match names.len() {
         0 => text.push_str("none"),
         n if n > SHOWN => text.push_str(&format!(" and {} more", n - SHOWN)),

@@ -247,6 +247,9 @@ pub enum Error {
     /// The model refused what it was given.
     #[error(transparent)]
     Model(#[from] anser_nn::Error),
+    /// A series could not be read or does not suffice.
+    #[error(transparent)]
+    Series(#[from] anser_series::Error),
 }
 
 impl Error {

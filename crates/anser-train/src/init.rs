@@ -95,7 +95,7 @@ fn within(name: &'static str, found: usize, least: usize, most: usize) -> Result
     }
 }
 
-fn ranks(version: Version, width: usize) -> Ranks {
+pub(crate) fn ranks(version: Version, width: usize) -> Ranks {
     let of_root = |factor: f64| {
         let blocks = factor * (width as f64).sqrt() / 32.0;
         (blocks.round_ties_even() as usize * 32).max(32)

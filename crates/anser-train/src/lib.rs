@@ -11,6 +11,7 @@ pub mod optimizer;
 pub mod plot;
 pub mod random;
 pub mod schedule;
+pub mod series;
 pub mod session;
 pub mod settings;
 pub mod snapshot;

@@ -68,6 +68,11 @@ impl Chart {
         text::draw(self, width.max(30), height.max(8))
     }
 
+    /// Several charts below one another, as one standalone SVG picture.
+    pub fn stack(charts: &[Chart]) -> String {
+        svg::stack(charts)
+    }
+
     /// The ends of both axes: the smallest and largest x, then y, of all that can be shown; `None` if nothing can.
     fn extent(&self) -> Option<[(f64, f64); 2]> {
         let points = self.series.iter().flat_map(|s| {
@@ -90,8 +95,8 @@ impl Chart {
 }
 
 /// The loss curve of a run over its steps: every step's loss pale, its running mean (over about a fiftieth of the run) as
-/// a line, held-out losses as dots.
-pub fn loss_curve(title: &str, entries: &[Entry]) -> Chart {
+/// a line, held-out losses as dots. `label` names the loss and its unit.
+pub fn loss_curve(title: &str, label: &str, entries: &[Entry]) -> Chart {
     let (mut raw, mut held_out) = (Vec::new(), Vec::new());
     for entry in entries {
         match *entry {
@@ -102,7 +107,7 @@ pub fn loss_curve(title: &str, entries: &[Entry]) -> Chart {
     let mut chart = Chart {
         title: title.into(),
         x: Axis { label: "step".into(), log: false },
-        y: Axis { label: "loss (nats per token)".into(), log: false },
+        y: Axis { label: label.into(), log: false },
         series: Vec::new(),
     };
     let smooth = Series { name: "training".into(), points: smoothed(&raw), ..Series::default() };

@@ -196,7 +196,10 @@ impl Session {
         let mut keep = |event: &Event| {
             match event {
                 Event::Metric(entry) => metrics.append(entry)?,
-                Event::Saved(_) => write_whole(&picture, loss_curve(&title, &metrics::read(&path)?).svg().as_bytes())?,
+                Event::Saved(_) => write_whole(
+                    &picture,
+                    loss_curve(&title, "loss (nats per token)", &metrics::read(&path)?).svg().as_bytes(),
+                )?,
             }
             tell(event)
         };

@@ -11,6 +11,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
@@ -349,12 +350,7 @@ impl Settings {
     /// # Errors
     /// As [`Settings::load`], but for [`Error::Io`].
     pub fn parse(text: &str, file: &Path) -> Result<Settings, Error> {
-        let problem = |e: toml::de::Error| Error::SettingsFile { file: file.into(), problem: e.to_string() };
-        let table: toml::Table = toml::from_str(text).map_err(problem)?;
-        for key in table.keys() {
-            keys::check(key, text, file)?;
-        }
-        toml::from_str(text).map_err(problem)
+        parse(text, file)
     }
 
     /// These settings, with those of the file that `config` names for whatever was not given.
@@ -375,27 +371,47 @@ impl Settings {
     /// # Errors
     /// [`Error::Setting`] for a number that no TOML file can hold.
     pub fn over(&self, below: Settings) -> Result<Settings, Error> {
-        let table = |settings: &Settings| {
-            toml::Table::try_from(settings).map_err(|e| Error::Setting {
-                name: "a number",
-                found: e.to_string(),
-                expected: format!("at most {}", i64::MAX),
-            })
-        };
-        let (above, mut merged) = (table(self)?, table(&below)?);
-        for exclusive in [&["steps", "epochs", "tokens"][..], &["valid", "valid_fraction"]] {
-            if exclusive.iter().any(|key| above.contains_key(*key)) {
-                exclusive.iter().for_each(|key| drop(merged.remove(*key)));
-            }
-        }
-        merged.extend(above);
-        let settings: Settings = merged.try_into().map_err(|e: toml::de::Error| Error::Setting {
-            name: "settings",
-            found: e.to_string(),
-            expected: "settings that can be written and read back".into(),
-        })?;
+        let settings = merge(self, &below, &[&["steps", "epochs", "tokens"], &["valid", "valid_fraction"]])?;
         Ok(Settings { config: None, resume: self.resume, ..settings })
     }
+}
+
+/// Reads settings from TOML; `file` is for messages.
+///
+/// # Errors
+/// [`Error::UnknownSetting`] with a suggestion; [`Error::SettingsFile`] for what is no TOML or of the wrong type.
+pub(crate) fn parse<S: clap::Args + DeserializeOwned>(text: &str, file: &Path) -> Result<S, Error> {
+    let problem = |e: toml::de::Error| Error::SettingsFile { file: file.into(), problem: e.to_string() };
+    let table: toml::Table = toml::from_str(text).map_err(problem)?;
+    for key in table.keys() {
+        keys::check::<S>(key, text, file)?;
+    }
+    toml::from_str(text).map_err(problem)
+}
+
+/// The settings `above`, with those of `below` for whatever was not given there. Of each group of `exclusive` ones, one
+/// given above replaces all below.
+///
+/// # Errors
+/// [`Error::Setting`] for a number that no TOML file can hold.
+pub(crate) fn merge<S: Serialize + DeserializeOwned>(above: &S, below: &S, exclusive: &[&[&str]]) -> Result<S, Error> {
+    let table = |settings: &S| {
+        toml::Table::try_from(settings).map_err(|e| Error::Setting {
+            name: "a number",
+            found: e.to_string(),
+            expected: format!("at most {}", i64::MAX),
+        })
+    };
+    let (above, mut merged) = (table(above)?, table(below)?);
+    for group in exclusive.iter().filter(|group| group.iter().any(|key| above.contains_key(*key))) {
+        group.iter().for_each(|key| drop(merged.remove(*key)));
+    }
+    merged.extend(above);
+    merged.try_into().map_err(|e: toml::de::Error| Error::Setting {
+        name: "settings",
+        found: e.to_string(),
+        expected: "settings that can be written and read back".into(),
+    })
 }
 
 impl Run {

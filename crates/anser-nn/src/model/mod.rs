@@ -1,6 +1,7 @@
 //! Models, one file a version: parameters top to bottom, and how they meet. Language models share the skeleton of this
 //! file, forecasters that of [`series`].
 
+pub mod dlinear;
 pub mod rimer;
 pub mod rwkv4;
 pub mod rwkv5;

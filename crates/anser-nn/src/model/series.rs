@@ -11,11 +11,14 @@
 //! Tensors: `patch.weight` [C, P], `blocks.{i}` as in the language models, `ln_out`, `head.weight` [Q, C], `head.bias`,
 //! `skip.weight` [Q, K P], oldest value first.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use anser_checkpoint::{Config, Ranks, Version};
 use burn::module::{Module, ModuleMapper, ModuleVisitor};
 use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
 
 use super::{Architecture, Sizes, rimer, rwkv4, rwkv5, rwkv6, rwkv7, timer, transformer};
 use crate::error::Error;
@@ -25,7 +28,8 @@ use crate::mixer::{BlockState, Pass};
 use crate::op::embedding::embedding;
 
 /// The blocks between patches and predictions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum Backbone {
     /// Blocks of a version of RWKV; of RWKV-7, this is Rimer as its idea deserves.
     Rwkv(Version),
@@ -37,8 +41,67 @@ pub enum Backbone {
     Timer,
 }
 
+impl Backbone {
+    /// All of them, RWKV from old to new.
+    pub const ALL: [Backbone; 7] = [
+        Backbone::Rwkv(Version::V4),
+        Backbone::Rwkv(Version::V5_2),
+        Backbone::Rwkv(Version::V6),
+        Backbone::Rwkv(Version::V7),
+        Backbone::Transformer,
+        Backbone::Timer,
+        Backbone::RimerReleased,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Backbone::Rwkv(Version::V4) => "v4",
+            Backbone::Rwkv(Version::V5_0) => "v5.0",
+            Backbone::Rwkv(Version::V5_1) => "v5.1",
+            Backbone::Rwkv(Version::V5_2) => "v5.2",
+            Backbone::Rwkv(Version::V6) => "v6",
+            Backbone::Rwkv(Version::V7) => "v7",
+            Backbone::Transformer => "transformer",
+            Backbone::Timer => "timer",
+            Backbone::RimerReleased => "rimer-released",
+        }
+    }
+}
+
+impl fmt::Display for Backbone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+impl FromStr for Backbone {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Backbone, String> {
+        Backbone::ALL.into_iter().find(|backbone| backbone.name() == text).ok_or_else(|| {
+            let names = Backbone::ALL.map(Backbone::name).join(", ");
+            format!("unknown backbone `{text}`: expected one of {names}")
+        })
+    }
+}
+
+impl TryFrom<String> for Backbone {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Backbone, String> {
+        text.parse()
+    }
+}
+
+impl From<Backbone> for String {
+    fn from(backbone: Backbone) -> String {
+        backbone.to_string()
+    }
+}
+
 /// Sizes and constants of a forecaster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SeriesSizes {
     /// What kind of blocks.
     pub backbone: Backbone,
@@ -95,16 +158,21 @@ impl SeriesSizes {
     }
 
     fn check(&self) -> Result<(), Error> {
-        let zero = [
-            ("patch", self.patch),
-            ("output", self.output),
-            ("width", self.width),
-            ("layers", self.layers),
-            ("heads", self.heads),
-            ("head_size", self.head_size),
-        ];
-        if let Some((name, _)) = zero.into_iter().find(|&(_, size)| size == 0) {
-            return Err(Error::Zero { name });
+        // Far beyond any model, and far from where products of sizes overflow.
+        const MOST: usize = 1 << 24;
+        for (name, found, least) in [
+            ("patch", self.patch, 1),
+            ("output", self.output, 1),
+            ("skip", self.skip, 0),
+            ("width", self.width, 1),
+            ("layers", self.layers, 1),
+            ("heads", self.heads, 1),
+            ("head_size", self.head_size, 1),
+            ("ffn", self.ffn, 1),
+        ] {
+            if !(least..=MOST).contains(&found) {
+                return Err(Error::Size { name, found, least, most: MOST });
+            }
         }
         // Timer's heads may fill less than the width.
         let fills = self.backbone == Backbone::Timer || self.heads * self.head_size == self.width;
@@ -285,7 +353,7 @@ impl SeriesModel {
     /// A forecaster whose tensors `read(name, shape)` returns, on `device`.
     ///
     /// # Errors
-    /// [`Error::Version`], [`Error::Heads`], [`Error::Zero`], [`Error::NotFinite`], or what `read` returns.
+    /// [`Error::Version`], [`Error::Heads`], [`Error::Size`], [`Error::NotFinite`], or what `read` returns.
     pub fn new(sizes: &SeriesSizes, device: &Device, read: &mut Read<'_>) -> Result<SeriesModel, Error> {
         sizes.check()?;
         let mut checked = crate::layer::finite(read);

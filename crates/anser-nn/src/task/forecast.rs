@@ -73,3 +73,38 @@ pub fn predict(model: &SeriesModel, patches: &Patches) -> Vec<f32> {
     let mut state = model.initial_state(patches.cu_seqlens.len() - 1);
     values(model.forward(patches, &mut state))
 }
+
+/// Tokens that one forward pass of a forecast takes.
+const TOKENS: usize = 8192;
+
+/// The `horizon` values after each of S windows [S, `look_back`]: [S, `horizon`]. Predictions are taken for known, the
+/// oldest values leave, mean and deviation are those of the new window, and so on.
+///
+/// # Panics
+/// When `look_back` holds no whole patch, or `windows` no whole windows.
+pub fn roll(model: &SeriesModel, windows: &[f32], look_back: usize, horizon: usize) -> Vec<f32> {
+    let s = model.sizes();
+    assert!(look_back >= s.patch && windows.len().is_multiple_of(look_back), "windows of whole patches");
+    let patches = look_back / s.patch;
+    let seen = patches * s.patch;
+    let mut out = Vec::with_capacity(windows.len() / look_back * horizon);
+    for group in windows.chunks((TOKENS / patches).max(1) * look_back) {
+        let mut rows: Vec<Vec<f32>> = group.chunks_exact(look_back).map(<[f32]>::to_vec).collect();
+        let cu_seqlens: Vec<usize> = (0..=rows.len()).map(|row| row * patches).collect();
+        let asked = Some(Patches::last(&cu_seqlens));
+        let mut input = Patches { values: Vec::new(), cu_seqlens: cu_seqlens.into(), asked };
+        while rows[0].len() < look_back + horizon {
+            // As many values as whole patches hold, the last ones.
+            let windows = || rows.iter().map(|row| &row[row.len() - seen..]);
+            let norms: Vec<Norm> = windows().map(Norm::of).collect();
+            input.values =
+                windows().zip(&norms).flat_map(|(window, norm)| window.iter().map(|&x| norm.apply(x))).collect();
+            let said = predict(model, &input);
+            for ((row, norm), said) in rows.iter_mut().zip(&norms).zip(said.chunks_exact(s.output)) {
+                row.extend(said.iter().map(|&z| norm.undo(z)));
+            }
+        }
+        rows.iter().for_each(|row| out.extend_from_slice(&row[look_back..look_back + horizon]));
+    }
+    out
+}

@@ -2,6 +2,7 @@
 
 pub mod forecast;
 pub mod language;
+pub mod stream;
 
 use burn::tensor::Tensor;
 

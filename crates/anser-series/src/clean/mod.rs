@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::Error;
 use crate::table::{Column, SetAside, Table, Times};
-use crate::time::{Axis, Step, Style};
+use crate::time::{Axis, Step, Style, civil};
 
 mod grid;
 mod report;
@@ -96,7 +96,7 @@ pub fn prepare(mut table: Table, options: &Options) -> Result<(Series, Report), 
         Some(times) => place(&table.name, &times, &mut report)?,
     };
     let rows = places.iter().flatten().max().map_or(0, |last| last + 1);
-    let (mut kept, mut grids) = (Vec::new(), Vec::new());
+    let (mut kept, mut grids, mut emptied) = (Vec::new(), Vec::new(), None);
     for (column, mut told) in table.columns.into_iter().zip(columns) {
         let mut values = merge(&column.values, &places, rows);
         told.missing = values.iter().filter(|value| value.is_nan()).count();
@@ -104,6 +104,7 @@ pub fn prepare(mut table: Table, options: &Options) -> Result<(Series, Report), 
             if column.asked {
                 return Err(Error::AllMissing { file: table.name, column: column.name });
             }
+            emptied = emptied.or(Some(column.name.clone()));
             let why = "no value is left of it".into();
             report.reading.set_aside.push(SetAside { column: column.name, why });
             continue;
@@ -114,7 +115,7 @@ pub fn prepare(mut table: Table, options: &Options) -> Result<(Series, Report), 
         kept.push(told);
         grids.push((values, missing));
     }
-    let Some(first) = report.reading.set_aside.first().filter(|_| grids.is_empty()) else {
+    let Some(column) = emptied.filter(|_| grids.is_empty()) else {
         let columns: Vec<String> = kept.iter().map(|told| told.column.clone()).collect();
         report.rows = rows;
         report.columns = kept;
@@ -122,7 +123,7 @@ pub fn prepare(mut table: Table, options: &Options) -> Result<(Series, Report), 
         let missing = (0..rows).flat_map(|row| grids.iter().map(move |(_, missing)| missing[row])).collect();
         return Ok((Series { name: table.name, columns, axis, values, missing }, report));
     };
-    Err(Error::AllMissing { file: table.name, column: first.column.clone() })
+    Err(Error::AllMissing { file: table.name, column })
 }
 
 /// Makes infinities and sentinels missing.
@@ -167,7 +168,8 @@ fn sentinels(values: &[f64]) -> Vec<(f64, usize)> {
 
 /// The clock of the dates, and where every row of the file goes on it.
 fn place(file: &str, times: &Times, report: &mut Report) -> Result<(Axis, Vec<Option<usize>>), Error> {
-    let dated: Vec<i64> = times.micros.iter().flatten().copied().collect();
+    // What lies beyond the calendar is no date, whoever made the table.
+    let dated: Vec<i64> = times.micros.iter().flatten().copied().filter(|&micros| civil(micros).is_some()).collect();
     report.undated = times.micros.len() - dated.len();
     report.unsorted = dated.windows(2).filter(|pair| pair[1] < pair[0]).count();
     let mut unique = dated;

@@ -21,7 +21,7 @@ pub(super) fn read(file: &str, bytes: &[u8], options: &Options) -> Result<Table,
     let Some(first) = sample.first() else {
         return Err(Error::Empty { file: file.into(), found: "the file is empty" });
     };
-    let comma = delimiter == b';';
+    let comma = delimiter != b',';
     let header = options.header.unwrap_or_else(|| has_header(&sample, comma));
     let width = first.len();
     let mut names: Vec<String> = match header {
@@ -40,7 +40,7 @@ pub(super) fn read(file: &str, bytes: &[u8], options: &Options) -> Result<Table,
     for (at, record) in reader(&text, delimiter).records().enumerate() {
         let record = record.map_err(|e| Error::Format { file: file.into(), problem: e.to_string() })?;
         if record.len() != width {
-            let line = record.position().map_or(0, csv::Position::line);
+            let line = line(&text, record.position().map_or(0, |position| position.byte() as usize));
             let (found, expected, delimiter) = (record.len(), width, delimiter_name);
             return Err(Error::Ragged { file: file.into(), line, found, expected, delimiter });
         }
@@ -72,7 +72,7 @@ pub(super) fn read(file: &str, bytes: &[u8], options: &Options) -> Result<Table,
         name,
         cells: if Some(column) == date_at { Cells::Texts(std::mem::take(&mut dates)) } else { builder.finish() },
     });
-    assemble(file, raws.collect(), options, reading)
+    assemble(file, raws.collect(), date_at, options, reading)
 }
 
 /// A column of numbers, until something else turns up.
@@ -112,6 +112,12 @@ fn reader(text: &str, delimiter: u8) -> csv::Reader<&[u8]> {
     ReaderBuilder::new().delimiter(delimiter).has_headers(false).flexible(true).from_reader(text.as_bytes())
 }
 
+/// The line, from 1, of the first character from `byte` on that ends none.
+fn line(text: &str, byte: usize) -> u64 {
+    let ends = text.bytes().skip(byte).take_while(|byte| b"\r\n".contains(byte)).count();
+    1 + text.bytes().take(byte + ends).filter(|&byte| byte == b'\n').count() as u64
+}
+
 fn sample(text: &str, delimiter: u8) -> Vec<StringRecord> {
     reader(text, delimiter).records().take(SAMPLE).filter_map(Result::ok).collect()
 }
@@ -121,10 +127,14 @@ fn delimiter(text: &str) -> (u8, &'static str) {
     let mut best = ((b',', "commas"), -1.0);
     for (delimiter, name) in DELIMITERS {
         let sample = sample(text, delimiter);
-        let Some(width) = sample.last().map(StringRecord::len).filter(|&width| width > 1) else { continue };
-        let agree = sample.iter().filter(|record| record.len() == width).count() as f64 / sample.len() as f64;
+        let mut widths: Vec<usize> = sample.iter().map(StringRecord::len).collect();
+        widths.sort_unstable();
+        // The commonest width: a line of another length is told as such, not taken for another separator.
+        let commonest = widths.chunk_by(|a, b| a == b).max_by_key(|group| group.len());
+        let Some(same) = commonest.filter(|group| group[0] > 1) else { continue };
+        let agree = same.len() as f64 / sample.len() as f64;
         let fields = || sample.iter().skip(1).flatten();
-        let plain = fields().filter(|field| is_plain(field, delimiter == b';')).count() as f64;
+        let plain = fields().filter(|field| is_plain(field, delimiter != b',')).count() as f64;
         let score = agree + plain / fields().count().max(1) as f64;
         if score > best.1 + 1e-9 {
             best = ((delimiter, name), score);
@@ -171,7 +181,8 @@ fn number(field: &str, comma: bool) -> Option<f64> {
         return field.parse().ok();
     }
     let (whole, part) = field.split_once(',').unwrap_or((field, ""));
-    let grouped = whole.split('.').skip(1).all(|group| group.len() == 3);
+    let three = |group: &str| group.len() == 3 && group.bytes().all(|byte| byte.is_ascii_digit());
+    let grouped = whole.split('.').skip(1).all(three);
     match (field.contains(','), grouped) {
         (_, true) if !part.contains([',', '.']) => format!("{}.{part}", whole.replace('.', "")).parse().ok(),
         (false, false) => field.parse().ok(),

@@ -123,9 +123,9 @@ impl Cells {
 fn unique(names: &mut [String]) -> Vec<String> {
     let mut taken = std::collections::HashSet::new();
     let mut renamed = Vec::new();
+    names.iter_mut().for_each(|name| *name = name.trim().to_string());
     let all: std::collections::HashSet<String> = names.iter().cloned().collect();
     for (at, name) in names.iter_mut().enumerate() {
-        *name = name.trim().to_string();
         if name.is_empty() || taken.contains(name) {
             let stem = if name.is_empty() { "column" } else { name.as_str() };
             let mut number = at + 1;
@@ -161,18 +161,15 @@ fn date_column(
     }
 }
 
-/// Chooses columns and dates of what a reader found.
-fn assemble(file: &str, raws: Vec<Raw>, options: &Options, mut reading: Reading) -> Result<Table, Error> {
+/// Chooses columns of what a reader found, with the dates in column `date_at`.
+fn assemble(
+    file: &str,
+    raws: Vec<Raw>,
+    date_at: Option<usize>,
+    options: &Options,
+    mut reading: Reading,
+) -> Result<Table, Error> {
     let names: Vec<String> = raws.iter().map(|raw| raw.name.clone()).collect();
-    let date_at = date_column(file, &names, options, |at| match &raws[at].cells {
-        Cells::Times { .. } => true,
-        Cells::Texts(texts) => date::is_date_column(&names[at], texts.iter().map(String::as_str)),
-        Cells::Numbers(values) => {
-            let texts: Vec<String> = values.iter().take(50).map(f64::to_string).collect();
-            date::is_date_column(&names[at], texts.iter().map(String::as_str))
-        }
-        Cells::Other { .. } => false,
-    })?;
     let numeric: Vec<String> = raws
         .iter()
         .enumerate()
@@ -183,10 +180,18 @@ fn assemble(file: &str, raws: Vec<Raw>, options: &Options, mut reading: Reading)
         None => None,
         Some(columns) => Some(columns.iter().map(|name| find(file, &names, name)).collect::<Result<_, _>>()?),
     };
-    if let Some(&at) = wanted.iter().flatten().find(|&&at| Some(at) == date_at || !numeric.contains(&names[at])) {
+    if let Some(at) = date_at.filter(|at| wanted.iter().flatten().any(|wanted| wanted == at)) {
+        let (found, expected) = (format!("`{}`", names[at]), "a column that is not asked for as numbers".to_string());
+        return Err(Error::Argument { name: "the column of dates", found, expected });
+    }
+    let is_numbers = |at: &usize| matches!(raws[*at].cells, Cells::Numbers(_));
+    if let Some(&at) = wanted.iter().flatten().find(|at| !is_numbers(at)) {
         let (row, found) = raws[at].cells.example();
         return Err(Error::NotNumeric { file: file.into(), name: names[at].clone(), row, found, numeric });
     }
+    // A lone column that counts is the series.
+    let with_values = |raw: &Raw| matches!(&raw.cells, Cells::Numbers(values) if values.iter().any(|x| !x.is_nan()));
+    let lone = raws.iter().enumerate().filter(|(at, raw)| Some(*at) != date_at && with_values(raw)).count() == 1;
     let mut times = None;
     let mut columns: Vec<(usize, Column)> = Vec::new();
     for (at, raw) in raws.into_iter().enumerate() {
@@ -200,7 +205,7 @@ fn assemble(file: &str, raws: Vec<Raw>, options: &Options, mut reading: Reading)
         };
         let why = match (raw.cells, place) {
             (_, None) => continue,
-            (Cells::Numbers(values), Some(place)) => match reason(&raw.name, &values) {
+            (Cells::Numbers(values), Some(place)) => match reason(&raw.name, &values, lone) {
                 Some(why) if wanted.is_none() => why.to_string(),
                 _ => {
                     columns.push((place, Column { name: raw.name, values, asked: wanted.is_some() }));
@@ -222,14 +227,14 @@ fn assemble(file: &str, raws: Vec<Raw>, options: &Options, mut reading: Reading)
     Ok(Table { name: file.into(), times, columns, reading })
 }
 
-/// Why a column of numbers that nobody asked for is no series.
-fn reason(name: &str, values: &[f64]) -> Option<&'static str> {
+/// Why a column of numbers that nobody asked for is no series; `lone` if it is the only one.
+fn reason(name: &str, values: &[f64], lone: bool) -> Option<&'static str> {
     if values.iter().all(|value| value.is_nan()) {
         return Some("it has no value at all");
     }
     let index = ["Unnamed: 0", "__index_level_0__", "column_1", "index"].contains(&name);
     let counts = || values.len() > 1 && values.windows(2).all(|pair| pair[1] == pair[0] + 1.0);
-    (index && counts()).then_some("it numbers the rows")
+    (index && !lone && counts()).then_some("it numbers the rows")
 }
 
 fn read_dates(file: &str, raw: Raw, reading: &mut Reading) -> Result<Times, Error> {

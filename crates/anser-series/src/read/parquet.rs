@@ -1,13 +1,14 @@
 //! Parquet: flat columns of numbers, times and text, row group by row group.
 
-use parquet::basic::{ConvertedType, LogicalType, TimeUnit, Type};
-use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::basic::{Compression, ConvertedType, Encoding, LogicalType, TimeUnit, Type};
+use parquet::column::page::{Page, PageMetadata, PageReader};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
-use super::{Cells, Options, Raw, assemble, is_missing, unique};
+use super::{Cells, Options, Raw, assemble, date_column, is_missing, unique};
 use crate::Error;
 use crate::date;
 use crate::table::{Reading, Table};
@@ -25,7 +26,7 @@ const SAMPLE: usize = 50;
 /// What the values of a column mean.
 #[derive(Clone, Copy)]
 enum Meaning {
-    /// Numbers, to be multiplied by this.
+    /// Numbers, to be divided by this.
     Number(f64),
     /// Unsigned integers.
     Unsigned,
@@ -39,6 +40,26 @@ enum Meaning {
 
 /// Reads the bytes of a Parquet file.
 pub(super) fn read(file: &str, bytes: Vec<u8>, options: &Options) -> Result<Table, Error> {
+    // The library takes for granted some of what a file says, and panics where that is wrong.
+    let read = std::panic::catch_unwind(|| columns(file, bytes));
+    let damaged = |_| Err(Error::Format { file: file.into(), problem: "the file is damaged: write it again".into() });
+    let (raws, renamed) = read.unwrap_or_else(damaged)?;
+    let names: Vec<String> = raws.iter().map(|raw| raw.name.clone()).collect();
+    let date_at = date_column(file, &names, options, |at| match &raws[at].cells {
+        Cells::Times { .. } => true,
+        Cells::Texts(texts) => date::is_date_column(&names[at], texts.iter().map(String::as_str)),
+        Cells::Numbers(values) => {
+            let known = values.iter().filter(|value| !value.is_nan()).take(SAMPLE);
+            let texts: Vec<String> = known.map(f64::to_string).collect();
+            date::is_date_column(&names[at], texts.iter().map(String::as_str))
+        }
+        Cells::Other { .. } => false,
+    })?;
+    assemble(file, raws, date_at, options, Reading { format: "Parquet", header: true, renamed, ..Reading::default() })
+}
+
+/// All columns, and the names that were made for some.
+fn columns(file: &str, bytes: Vec<u8>) -> Result<(Vec<Raw>, Vec<String>), Error> {
     let format = |problem: ParquetError| Error::Format { file: file.into(), problem: problem.to_string() };
     let reader = SerializedFileReader::new(bytes::Bytes::from(bytes)).map_err(format)?;
     let metadata = reader.metadata();
@@ -63,8 +84,25 @@ pub(super) fn read(file: &str, bytes: Vec<u8>, options: &Options) -> Result<Tabl
             if into.is_closed() {
                 break;
             }
-            let chunk = reader.get_row_group(group).and_then(|group| group.get_column_reader(at)).map_err(format)?;
-            into.read(chunk, column, rows).map_err(format)?;
+            let chunk = metadata.row_group(group).column(at);
+            let codecs = [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())];
+            if !codecs.iter().any(|codec| std::mem::discriminant(codec) == std::mem::discriminant(&chunk.compression()))
+            {
+                let found = chunk.compression();
+                let problem = format!(
+                    "column `{name}` is compressed with {found}, expected snappy, zstd or nothing: write the file so"
+                );
+                return Err(Error::Format { file: file.into(), problem });
+            }
+            let start = chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset());
+            if start < 0 || chunk.compressed_size() < 0 {
+                let problem = format!("column `{name}` begins before the file: the file is damaged");
+                return Err(Error::Format { file: file.into(), problem });
+            }
+            let pages =
+                reader.get_row_group(group).and_then(|group| group.get_column_page_reader(at)).map_err(format)?;
+            let pages = Box::new(Plausible { pages, rows, has_dictionary: false });
+            into.read(get_column_reader(column.clone(), pages), column, rows).map_err(format)?;
         }
         let cells = into.finish();
         let found = match &cells {
@@ -79,14 +117,67 @@ pub(super) fn read(file: &str, bytes: Vec<u8>, options: &Options) -> Result<Tabl
         }
         raws.push(Raw { name, cells });
     }
-    assemble(file, raws, options, Reading { format: "Parquet", header: true, renamed, ..Reading::default() })
+    Ok((raws, renamed))
+}
+
+/// Pages whose counts their bytes can hold: the library makes room for what a page says.
+struct Plausible {
+    pages: Box<dyn PageReader>,
+    rows: usize,
+    has_dictionary: bool,
+}
+
+impl Iterator for Plausible {
+    type Item = Result<Page, ParquetError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.get_next_page().transpose()
+    }
+}
+
+impl PageReader for Plausible {
+    fn get_next_page(&mut self) -> Result<Option<Page>, ParquetError> {
+        let page = self.pages.get_next_page()?;
+        let problem = match &page {
+            // A value of a dictionary takes a byte at least.
+            Some(Page::DictionaryPage { buf, num_values, .. }) => {
+                self.has_dictionary = true;
+                (*num_values as usize > buf.len()).then_some("a dictionary has more values than bytes")
+            }
+            Some(Page::DataPage { num_values, encoding, .. } | Page::DataPageV2 { num_values, encoding, .. }) => {
+                let by_dictionary = matches!(encoding, Encoding::PLAIN_DICTIONARY | Encoding::RLE_DICTIONARY);
+                match (by_dictionary && !self.has_dictionary, *num_values as usize > self.rows) {
+                    (true, _) => Some("a dictionary is missing"),
+                    (_, true) => Some("a page has more values than the file has rows"),
+                    (false, false) => None,
+                }
+            }
+            None => None,
+        };
+        match problem {
+            Some(problem) => Err(ParquetError::General(format!("{problem}: the file is damaged"))),
+            None => Ok(page),
+        }
+    }
+
+    fn peek_next_page(&mut self) -> Result<Option<PageMetadata>, ParquetError> {
+        self.pages.peek_next_page()
+    }
+
+    fn skip_next_page(&mut self) -> Result<(), ParquetError> {
+        self.pages.skip_next_page()
+    }
+
+    fn at_record_boundary(&mut self) -> Result<bool, ParquetError> {
+        self.pages.at_record_boundary()
+    }
 }
 
 fn meaning(column: &ColumnDescriptor) -> Meaning {
     if column.max_rep_level() > 0 {
         return Meaning::Other("a list");
     }
-    let decimal = |scale: i32| Meaning::Number(10f64.powi(-scale));
+    let decimal = |scale: i32| Meaning::Number(10f64.powi(scale));
     let time = |numerator, denominator, utc| Meaning::Time { numerator, denominator, utc };
     match (column.logical_type_ref(), column.converted_type(), column.physical_type()) {
         (Some(LogicalType::Timestamp(stamp)), ..) => match stamp.unit {
@@ -116,6 +207,8 @@ struct Target<'a> {
     numbers: Vec<f64>,
     times: Vec<Option<i64>>,
     texts: Vec<String>,
+    /// Texts that are not missing.
+    known: usize,
     bytes: usize,
     other: Option<(usize, String)>,
 }
@@ -126,7 +219,7 @@ impl<'a> Target<'a> {
             Meaning::Other(what) => Some((1, what.to_string())),
             _ => None,
         };
-        Target { meaning, name, numbers: Vec::new(), times: Vec::new(), texts: Vec::new(), bytes: 0, other }
+        Target { meaning, name, numbers: Vec::new(), times: Vec::new(), texts: Vec::new(), known: 0, bytes: 0, other }
     }
 
     fn is_closed(&self) -> bool {
@@ -134,13 +227,14 @@ impl<'a> Target<'a> {
     }
 
     fn finish(mut self) -> Cells {
-        if matches!(self.meaning, Meaning::Text) && self.texts.len() < SAMPLE {
+        if matches!(self.meaning, Meaning::Text) && (1..SAMPLE).contains(&self.known) {
             self.judge_texts();
         }
         match (self.other, self.meaning) {
             (Some((row, found)), _) => Cells::Other { row, found },
-            (None, Meaning::Time { utc, .. }) => Cells::Times { micros: self.times, utc },
+            (None, Meaning::Text) if self.known == 0 => Cells::Numbers(vec![f64::NAN; self.texts.len()]),
             (None, Meaning::Text) => Cells::Texts(self.texts),
+            (None, Meaning::Time { utc, .. }) => Cells::Times { micros: self.times, utc },
             (None, _) => Cells::Numbers(self.numbers),
         }
     }
@@ -207,14 +301,15 @@ impl<'a> Target<'a> {
 
     fn number(&mut self, value: f64) {
         match self.meaning {
-            Meaning::Number(scale) => self.numbers.push(value * scale),
+            Meaning::Number(scale) => self.numbers.push(value / scale),
             _ => self.numbers.push(value),
         }
     }
 
     fn integer(&mut self, value: i64) {
         let Meaning::Time { numerator, denominator, .. } = self.meaning else { return self.number(value as f64) };
-        let micros = i64::try_from(i128::from(value) * i128::from(numerator) / i128::from(denominator)).ok();
+        let micros = (i128::from(value) * i128::from(numerator)).div_euclid(i128::from(denominator));
+        let micros = i64::try_from(micros).ok();
         self.times.push(micros.filter(|&micros| crate::time::civil(micros).is_some()));
     }
 
@@ -232,9 +327,11 @@ impl<'a> Target<'a> {
         if self.is_closed() {
             return;
         }
+        let known = !is_missing(&text);
+        self.known += usize::from(known);
         self.bytes += text.len();
         self.texts.push(text);
-        if self.texts.len() == SAMPLE {
+        if known && self.known == SAMPLE {
             self.judge_texts();
         }
         if self.bytes > MAX_TEXT {
@@ -246,7 +343,7 @@ impl<'a> Target<'a> {
     fn judge_texts(&mut self) {
         if !date::is_date_column(self.name, self.texts.iter().map(String::as_str)) {
             let example = self.texts.iter().enumerate().find(|(_, text)| !is_missing(text));
-            self.other = Some(example.map_or((1, String::new()), |(row, text)| (row + 1, text.clone())));
+            self.other = Some(example.map_or((1, String::new()), |(row, text)| (row + 1, format!("text {text}"))));
             self.texts = Vec::new();
         }
     }

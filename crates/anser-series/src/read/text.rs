@@ -32,9 +32,7 @@ pub(super) fn decode<'a>(file: &str, bytes: &'a [u8]) -> Result<(Cow<'a, str>, &
         char::decode_utf16(units).map(|c| c.unwrap_or(char::REPLACEMENT_CHARACTER)).collect::<String>()
     };
     let (text, encoding) = match bytes {
-        [0xef, 0xbb, 0xbf, rest @ ..] if std::str::from_utf8(rest).is_ok() => {
-            (String::from_utf8_lossy(rest), "UTF-8 with a mark")
-        }
+        [0xef, 0xbb, 0xbf, rest @ ..] => (String::from_utf8_lossy(rest), "UTF-8 with a mark"),
         [0xff, 0xfe, ..] => (Cow::Owned(pairs(u16::from_le_bytes)), "UTF-16"),
         [0xfe, 0xff, ..] => (Cow::Owned(pairs(u16::from_be_bytes)), "UTF-16"),
         _ => match std::str::from_utf8(bytes) {

@@ -50,6 +50,17 @@ impl Fingerprint {
         Ok(())
     }
 
+    /// The fingerprint of a file, which is read for it.
+    ///
+    /// # Errors
+    /// [`Error::Io`], [`Error::DataChanged`].
+    pub fn of(file: &Path) -> Result<Fingerprint, Error> {
+        let before = Fingerprint::stat(file)?;
+        let mut reader = Hashing::open(file)?;
+        std::io::copy(&mut reader, &mut std::io::sink()).map_err(Error::io(file))?;
+        before.with_content(reader)
+    }
+
     /// The fingerprint of a file that is not read.
     pub(super) fn stat(file: &Path) -> Result<Fingerprint, Error> {
         let metadata = std::fs::metadata(file).map_err(Error::io(file))?;

@@ -25,6 +25,18 @@ pub(super) fn draw(chart: &Chart) -> String {
     out
 }
 
+pub(super) fn stack(charts: &[Chart]) -> String {
+    let height = HEIGHT * charts.len() as f64;
+    let mut out = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
+         height=\"{height}\">\n"
+    );
+    for (place, chart) in charts.iter().enumerate() {
+        out += &format!("<g transform=\"translate(0 {})\">\n{}</g>\n", HEIGHT * place as f64, draw(chart));
+    }
+    out + "</svg>\n"
+}
+
 fn write(chart: &Chart, out: &mut String) -> std::fmt::Result {
     writeln!(
         out,

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use super::Settings;
+use clap::Args;
+
 use crate::error::Error;
 
-/// Refuses a key that is no setting.
-pub(super) fn check(key: &str, text: &str, file: &Path) -> Result<(), Error> {
-    let known = known();
+/// Refuses a key that is no setting of `S`.
+pub(super) fn check<S: Args>(key: &str, text: &str, file: &Path) -> Result<(), Error> {
+    let known = known::<S>();
     if known.iter().any(|setting| setting == key) {
         return Ok(());
     }
@@ -21,9 +22,8 @@ pub(super) fn check(key: &str, text: &str, file: &Path) -> Result<(), Error> {
 }
 
 /// The settings that a file may hold: every flag but those that say what to do now.
-fn known() -> Vec<String> {
-    use clap::Args;
-    Settings::augment_args(clap::Command::new("train"))
+fn known<S: Args>() -> Vec<String> {
+    S::augment_args(clap::Command::new("train"))
         .get_arguments()
         .map(|argument| argument.get_id().to_string())
         .filter(|id| id != "config" && id != "resume")

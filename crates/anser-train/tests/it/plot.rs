@@ -97,7 +97,7 @@ fn a_loss_curve() {
             entries.push(eval(at, 1.7 + 4.0 * (-(at as f64) / 400.0).exp()));
         }
     }
-    let chart = loss_curve("demo", &entries);
+    let chart = loss_curve("demo", "loss (nats per token)", &entries);
     assert_eq!(chart.series.len(), 3);
     let svg = chart.svg();
     assert!(svg.len() < 80_000, "{}", svg.len());

@@ -8,6 +8,8 @@ mod chat;
 mod convert;
 mod error;
 mod eval;
+#[cfg(feature = "forecast")]
+mod forecast;
 mod generate;
 mod hub;
 mod info;
@@ -61,6 +63,8 @@ enum Command {
     Zoo(zoo::Args),
     #[cfg(feature = "train")]
     Train(train::Args),
+    #[cfg(feature = "forecast")]
+    Forecast(Box<forecast::Args>),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
 }
@@ -89,6 +93,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Zoo(args) => zoo::run(args),
         #[cfg(feature = "train")]
         Command::Train(args) => train::run(args),
+        #[cfg(feature = "forecast")]
+        Command::Forecast(args) => forecast::run(*args),
         Command::Completions(args) => shell::completions(args),
         Command::Man(args) => shell::man(args),
     };

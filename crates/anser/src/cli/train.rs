@@ -1,4 +1,4 @@
-//! `anser train`: models from text.
+//! `anser train`: models from text, and of series.
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use anser_train::data::{Corpus, LoadOptions};
 use anser_train::files::write_whole;
 use anser_train::metrics::{self, Entry};
 use anser_train::plot::loss_curve;
+use anser_train::series;
 use anser_train::session::Session;
 use anser_train::settings::Settings;
 use anser_train::trainer::{End, Event};
@@ -30,6 +31,7 @@ pub(crate) struct Args {
 #[derive(Subcommand)]
 enum Command {
     Lm(Box<LmArgs>),
+    Series(Box<SeriesArgs>),
     Tokenizer(TokenizerArgs),
 }
 
@@ -113,9 +115,85 @@ struct LmArgs {
     json: bool,
 }
 
+/// Train a forecaster on the series of a CSV or Parquet file
+#[derive(clap::Args)]
+#[command(after_help = "\
+Every setting is a flag, or a key of a TOML file for --config; flags win. What is not given is chosen to
+suit the series. The run's folder holds run.toml, metrics.jsonl, loss.svg, checkpoints/ and
+model.safetensors, the step with the smallest held-out error so far. Ctrl-C finishes the step, saves
+and stops; --resume goes on to the same bits as if nothing had happened.
+
+Examples:
+  anser train series --data load.csv --horizon 96 --out run
+  anser train series --data load.csv --backbone timer --layers 4 --epochs 10 --out run
+  anser train series --out run --resume
+  anser forecast load.csv --model run/model.safetensors")]
+struct SeriesArgs {
+    #[command(flatten)]
+    settings: series::settings::Settings,
+
+    /// Stream the metrics as lines of JSON
+    #[arg(long, help_heading = "Output")]
+    json: bool,
+}
+
+fn series(args: SeriesArgs) -> Result<()> {
+    keep_memory();
+    let mut settings = args.settings;
+    if let (true, None, Some(out)) = (settings.resume, &settings.config, &settings.out) {
+        settings.config = Some(out.join("run.toml")).filter(|file| file.exists());
+    }
+    let interrupt = Interrupt::listen()?;
+    let mut bar: Option<Progress> = None;
+    let mut session = series::session::Session::prepare(settings.with_file()?, &mut |done, all| {
+        bar.get_or_insert_with(|| Progress::new("closed form", all, "steps")).set(done);
+    })?;
+    drop(bar);
+    session.report.sentences().iter().for_each(|sentence| eprintln!("{sentence}"));
+    let (steps, done) = (session.steps(), session.trainer.progress.step);
+    let (shape, method) = (session.planned.plan.shape, &session.planned.plan.method);
+    eprintln!(
+        "{} with {} parameters: {} rows seen, {} a token, {} said at once; {steps} steps of {} windows",
+        shape.backbone,
+        session.trainer.model().parameters(),
+        method.look_back,
+        shape.patch,
+        shape.output,
+        method.batch
+    );
+    if done > 0 {
+        eprintln!("going on after step {done}");
+    }
+    let mut screen = Screen::new(steps, done, args.json, "");
+    let end = session.train(interrupt.flag(), &mut |event| {
+        screen.show(event, None);
+        Ok(())
+    })?;
+    screen.finish();
+    let out = session.settings.out.clone().unwrap_or_default();
+    if std::io::stderr().is_terminal() {
+        let entries = metrics::read(&out.join("metrics.jsonl"))?;
+        eprint!("{}", loss_curve("loss", "squared error (deviations)", &entries).text(80, 16));
+    }
+    let out = out.display();
+    match end {
+        End::Stopped => {
+            let step = session.trainer.progress.step;
+            eprintln!("stopped after step {step}; anser train series --out {out} --resume goes on");
+            return Err(Interrupted.into());
+        }
+        End::Converged => eprintln!("the held-out error no longer falls: stopped"),
+        End::Finished => {}
+    }
+    let data = session.settings.data.clone().unwrap_or_default();
+    eprintln!("the model is in {out}: anser forecast {} --model {out}/model.safetensors", data.display());
+    Ok(())
+}
+
 pub(crate) fn run(args: Args) -> Result<()> {
     match args.command {
         Command::Lm(args) => language_model(*args),
+        Command::Series(args) => series(*args),
         Command::Tokenizer(args) => tokenizer(&args),
     }
 }
@@ -174,7 +252,7 @@ fn language_model(args: LmArgs) -> Result<()> {
         eprintln!("going on after step {done}");
     }
 
-    let mut screen = Screen::new(steps, done, args.json);
+    let mut screen = Screen::new(steps, done, args.json, " nats a token");
     let bytes_per_token = session.bytes_per_token;
     let end = session.train(interrupt.flag(), &mut |event| {
         screen.show(event, bytes_per_token);
@@ -183,7 +261,7 @@ fn language_model(args: LmArgs) -> Result<()> {
     screen.finish();
     if std::io::stderr().is_terminal() {
         let entries = metrics::read(&session.run.out.join("metrics.jsonl"))?;
-        eprint!("{}", loss_curve("loss", &entries).text(80, 16));
+        eprint!("{}", loss_curve("loss", "loss (nats per token)", &entries).text(80, 16));
     }
     let out = session.run.out.display();
     match end {
@@ -205,6 +283,8 @@ fn language_model(args: LmArgs) -> Result<()> {
 struct Screen {
     bar: ProgressBar,
     json: bool,
+    /// Of the held-out loss.
+    unit: &'static str,
     /// When the last line of text was written.
     line: Instant,
     loss: f64,
@@ -214,13 +294,13 @@ struct Screen {
 const BETWEEN: Duration = Duration::from_secs(10);
 
 impl Screen {
-    fn new(steps: u64, done: u64, json: bool) -> Screen {
+    fn new(steps: u64, done: u64, json: bool, unit: &'static str) -> Screen {
         let bar = ProgressBar::with_draw_target(Some(steps), ProgressDrawTarget::stderr());
         let template = "{wide_bar} step {pos}/{len}, {msg}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position(done);
         bar.reset_eta();
-        Screen { bar, json, line: Instant::now(), loss: f64::NAN }
+        Screen { bar, json, unit, line: Instant::now(), loss: f64::NAN }
     }
 
     fn show(&mut self, event: &Event, bytes_per_token: Option<f64>) {
@@ -240,7 +320,7 @@ impl Screen {
             Event::Metric(Entry::Eval { step, loss, .. }) => {
                 let bits = bytes_per_token.map(|bytes| loss / std::f64::consts::LN_2 / bytes);
                 let bits = bits.map_or(String::new(), |bits| format!(", {bits:.4} bits a byte"));
-                let line = format!("step {step}: held-out loss {loss:.4} nats a token{bits}");
+                let line = format!("step {step}: held-out loss {loss:.4}{}{bits}", self.unit);
                 if self.bar.is_hidden() {
                     eprintln!("{line}");
                 } else {
