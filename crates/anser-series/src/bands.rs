@@ -64,6 +64,11 @@ impl Residuals {
         self.windows
     }
 
+    /// Windows that are kept.
+    pub fn kept(&self) -> usize {
+        self.kept[0].len()
+    }
+
     /// The bands of all that was added.
     pub fn bands(mut self) -> Bands {
         self.kept.iter_mut().for_each(|kept| kept.sort_unstable_by(f64::total_cmp));

@@ -7,6 +7,7 @@
 //! | [`checkpoint`] | reads `.pth`, safetensors, Hugging Face directories and GGUF; keeps states as files |
 //! | [`tokenizer`] | World, byte and Hugging Face vocabularies; chat templates; streaming decoder |
 //! | [`engine`] | runs a model on the CPU: ragged batches, states, sampling |
+//! | `forecast` | fits and runs forecasters of time series (feature `forecast`) |
 //! | [`demo`] | a small model that is part of the program |
 //! | [`kernels`] | the mathematics on plain slices: recurrences, matrix products, norms |
 //!
@@ -37,6 +38,8 @@
 //! ```
 
 pub mod demo;
+#[cfg(feature = "forecast")]
+pub mod forecast;
 
 pub use anser_checkpoint as checkpoint;
 pub use anser_engine as engine;

@@ -6,7 +6,8 @@ use anser_nn::gradients::values;
 use anser_nn::model::rimer::{self, Taken};
 use anser_nn::model::series::{Backbone, Patches, SeriesModel, SeriesSizes};
 use anser_nn::model::timer;
-use anser_nn::task::forecast::{Norm, Windows, gradients, predict};
+use anser_nn::task::forecast::{Norm, Windows, gradients, predict, roll};
+use anser_nn::task::stream::Stream;
 use anser_testkit::{Golden, assert_close, max_abs};
 use burn::tensor::Device;
 
@@ -251,4 +252,122 @@ fn sizes_that_cannot_be() {
     assert!(refused(SeriesSizes { backbone: Backbone::Rwkv(Version::V5_0), ..good.clone() }).contains("5.0"));
     let nan = SeriesModel::new(&good, &Device::flex(), &mut |_, shape| Ok(vec![f32::NAN; shape.iter().product()]));
     assert!(nan.unwrap_err().to_string().contains("patch.weight"));
+}
+
+/// A stream's forecasts of 2 columns, in the rows' own units.
+fn streamed(model: &SeriesModel, rows: &[[f32; 2]], look_back: usize, horizon: usize) -> Option<Vec<f32>> {
+    let mut stream = Stream::new(model, 2, look_back).unwrap();
+    rows.iter().for_each(|row| stream.push(row));
+    stream.forecast(horizon)
+}
+
+/// `count` rows of 2 columns.
+fn rows(seed: u64, count: usize) -> Vec<[f32; 2]> {
+    anser_testkit::Rng(seed).vec(2 * count, 1.5).as_chunks::<2>().0.to_vec()
+}
+
+fn column(rows: &[[f32; 2]], m: usize) -> Vec<f32> {
+    rows.iter().map(|row| row[m]).collect()
+}
+
+/// [H, 2] of the forecasts of two columns.
+fn rowwise(columns: [Vec<f32>; 2]) -> Vec<f32> {
+    (0..columns[0].len()).flat_map(|h| [columns[0][h], columns[1][h]]).collect()
+}
+
+/// Patches of 4, predictions of 8: a stream needs whole patches to go on from.
+fn with_states() -> impl Iterator<Item = SeriesModel> {
+    let sizes = every_backbone().into_iter().filter(SeriesSizes::has_state);
+    sizes.map(|sizes| {
+        let sizes = SeriesSizes { output: 8, ..sizes };
+        SeriesModel::new(&sizes, &Device::flex(), &mut |name, shape| Ok(seeded(name, shape))).unwrap()
+    })
+}
+
+/// With the rows of one window, a stream says what the window alone does, to the bit.
+#[test]
+fn a_stream_begins_where_a_window_ends() {
+    for model in with_states() {
+        let rows = rows(5, 12);
+        assert_eq!(streamed(&model, &rows[..11], 12, 8), None);
+        let window = |m| roll(&model, &column(&rows, m), 12, 8);
+        let want = rowwise([window(0), window(1)]);
+        assert_eq!(streamed(&model, &rows, 12, 8), Some(want), "{}", model.sizes().backbone);
+    }
+}
+
+/// Row by row, a stream says what all its rows at once do, under the first window's mean and deviation; and further on,
+/// what they and its own predictions do.
+#[test]
+fn a_stream_carries_its_state() {
+    const L: usize = 40;
+    for model in with_states() {
+        let rows = rows(6, L + 9);
+        for more in 1..10 {
+            let seen = &rows[..L + more];
+            let one = |m: usize| {
+                let norm = Norm::of(&column(&rows[..L], m));
+                // The way to cut that the last row ends a patch in.
+                let mut values: Vec<f32> = column(&seen[more % PATCHES..], m).iter().map(|&x| norm.apply(x)).collect();
+                let mut said = Vec::new();
+                while said.len() < 20 {
+                    let ends: Vec<usize> = vec![0, values.len() / PATCHES];
+                    let asked = Some(Patches::last(&ends));
+                    let next = predict(&model, &Patches { values: values.clone(), cu_seqlens: ends.into(), asked });
+                    said.extend(next.iter().map(|&z| norm.undo(z)));
+                    values.extend(next);
+                }
+                said.truncate(20);
+                said
+            };
+            let got = streamed(&model, seen, L, 20);
+            assert_eq!(got, Some(rowwise([one(0), one(1)])), "{} after {more}", model.sizes().backbone);
+        }
+    }
+}
+
+const PATCHES: usize = 4;
+
+/// What a stream says depends on its last rows alone: states age, but not without end.
+#[test]
+fn a_stream_forgets() {
+    for model in with_states() {
+        let (one, other) = (rows(7, 200), rows(8, 200));
+        let join = |start: &[[f32; 2]]| [start, &one[60..]].concat();
+        let (one, other) = (join(&one[..60]), join(&other[..60]));
+        let say = |rows: &[[f32; 2]]| streamed(&model, rows, 40, 8);
+        assert_ne!(say(&one[..64]), say(&other[..64]), "{}", model.sizes().backbone);
+        assert_eq!(say(&one), say(&other), "{}", model.sizes().backbone);
+    }
+}
+
+#[test]
+fn streams_that_cannot_be() {
+    let refused = |backbone: Backbone, output, look_back| {
+        let sizes = every_backbone().into_iter().find(|sizes| sizes.backbone == backbone).unwrap();
+        let sizes = SeriesSizes { output, ..sizes };
+        let model = SeriesModel::new(&sizes, &Device::flex(), &mut |name, shape| Ok(seeded(name, shape))).unwrap();
+        Stream::new(&model, 1, look_back).err().map(|error| error.to_string())
+    };
+    assert!(refused(Backbone::Timer, 8, 12).unwrap().contains("timer keeps no state"));
+    assert!(refused(Backbone::Rwkv(Version::V7), 8, 13).unwrap().contains("look-back of 13"));
+    assert!(refused(Backbone::Rwkv(Version::V7), 6, 12).unwrap().contains("multiples of the patch of 4"));
+    assert!(refused(Backbone::Rwkv(Version::V7), 8, 12).is_none());
+}
+
+/// A window of any length is forecast from its last whole patches, a long horizon from one's own predictions.
+#[test]
+fn windows_roll_on() {
+    for sizes in every_backbone() {
+        let model = SeriesModel::new(&sizes, &Device::flex(), &mut |name, shape| Ok(seeded(name, shape))).unwrap();
+        let x = anser_testkit::Rng(9).vec(2 * 14, 1.0);
+        let far = roll(&model, &x, 14, 15);
+        assert_eq!(far.len(), 30);
+        let second = roll(&model, &x[14..], 14, 15);
+        assert_eq!(far[15..], second, "{}: a window beside another", sizes.backbone);
+        let near = roll(&model, &x[16..], 12, 6);
+        assert_eq!(near, second[..6], "{}: the last whole patches", sizes.backbone);
+        let next = roll(&model, &[&x[22..], &near[..]].concat(), 12, 6);
+        assert_eq!(next, second[6..12], "{}: on from its own", sizes.backbone);
+    }
 }

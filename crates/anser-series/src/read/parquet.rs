@@ -88,7 +88,8 @@ fn columns(file: &str, bytes: Vec<u8>) -> Result<(Vec<Raw>, Vec<String>), Error>
             let codecs = [Compression::UNCOMPRESSED, Compression::SNAPPY, Compression::ZSTD(Default::default())];
             if !codecs.iter().any(|codec| std::mem::discriminant(codec) == std::mem::discriminant(&chunk.compression()))
             {
-                let found = chunk.compression();
+                let codec = chunk.compression().to_string();
+                let found = codec.split('(').next().unwrap_or(&codec);
                 let problem = format!(
                     "column `{name}` is compressed with {found}, expected snappy, zstd or nothing: write the file so"
                 );

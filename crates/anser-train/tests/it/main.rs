@@ -7,6 +7,7 @@ mod data_packed;
 mod data_text;
 mod plot;
 mod recipe;
+mod series;
 mod settings;
 mod tasks;
 mod trainer;

@@ -2,7 +2,7 @@
 
 use crate::util::{Sandbox, settings};
 
-const COMMANDS: [&str; 14] = [
+const COMMANDS: [&str; 15] = [
     "generate",
     "chat",
     "logits",
@@ -15,6 +15,7 @@ const COMMANDS: [&str; 14] = [
     "bench",
     "zoo",
     "train",
+    "forecast",
     "completions",
     "man",
 ];
@@ -27,7 +28,7 @@ fn help_texts() {
         for command in COMMANDS {
             insta::assert_snapshot!(format!("help_{command}"), sandbox.run(&[&command, &"--help"]).text());
         }
-        for task in ["lm", "tokenizer"] {
+        for task in ["lm", "series", "tokenizer"] {
             insta::assert_snapshot!(format!("help_train_{task}"), sandbox.run(&[&"train", &task, &"--help"]).text());
         }
         for action in ["inspect", "blend", "import", "export"] {

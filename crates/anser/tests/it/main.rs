@@ -7,6 +7,7 @@ mod convert;
 mod demo;
 mod eval;
 mod failures;
+mod forecast;
 mod generate;
 mod help;
 mod hub;
