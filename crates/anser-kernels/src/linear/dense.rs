@@ -9,6 +9,7 @@
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::lanes::{Lanes, load, store};
@@ -164,6 +165,7 @@ fn pack_body<I: Lanes>(b: &Mat<'_>, w: &Packed, units: Range<usize>) {
             if !b.transposed && (first + count) * PANEL <= b.cols {
                 let to = w.block(start, first, length);
                 for k in 0..length {
+                    fetch::<I>(from.wrapping_add((k + ROWS_AHEAD) * stride), count * PANEL);
                     for p in 0..count {
                         let row = I::load_f32(from.add(k * stride + p * PANEL).cast());
                         I::store(row, to.add((p * length + k) * PANEL));
@@ -337,8 +339,14 @@ unsafe fn copy_rows<I: Lanes, const R: usize, const T: bool>(
             fetch::<I>(from.wrapping_add((k + ROWS_AHEAD) * stride), span.len());
             let (from, to) = (from.add(k * stride), to.add(k * R));
             for tile in 0..whole / R {
-                let rows = from.add(tile * R).cast::<[f32; R]>().read_unaligned();
-                to.add(tile * apart::<R>()).cast::<[f32; R]>().write_unaligned(rows);
+                let (from, to) = (from.add(tile * R), to.add(tile * apart::<R>()));
+                if tile * R + PANEL <= span.len() {
+                    // What lies behind the tile's rows comes along: the next column overwrites it, and the last
+                    // column of a block has room behind it.
+                    I::store(I::load_f32(from.cast()), to);
+                } else {
+                    to.cast::<[f32; R]>().write_unaligned(from.cast::<[f32; R]>().read_unaligned());
+                }
             }
             std::ptr::copy_nonoverlapping(from.add(whole), to.add(whole / R * apart::<R>()), span.len() - whole);
         }
@@ -407,14 +415,20 @@ unsafe fn tile<I: Lanes, const R: usize, const P: usize, const T: bool>(t: &Tile
             }
             return;
         }
+        // A copy, so that only it has an address: the sums themselves stay in registers.
+        let mut spilled = MaybeUninit::<[[I::Row; P]; R]>::uninit();
+        let spilled: *mut I::Row = spilled.as_mut_ptr().cast();
         for r in 0..R {
             for p in 0..P {
-                let width = t.width.saturating_sub(p * PANEL).min(PANEL);
-                if r < t.height && width > 0 {
-                    let y = t.y.add(r * t.outputs + p * PANEL);
-                    let total = if t.add { I::add(load::<I>(y, width), sum[r][p]) } else { sum[r][p] };
-                    store::<I>(total, y, width);
-                }
+                spilled.add(r * P + p).write(sum[r][p]);
+            }
+        }
+        for r in 0..t.height {
+            for p in 0..t.width.div_ceil(PANEL) {
+                let width = (t.width - p * PANEL).min(PANEL);
+                let (y, sum) = (t.y.add(r * t.outputs + p * PANEL), *spilled.add(r * P + p));
+                let total = if t.add { I::add(load::<I>(y, width), sum) } else { sum };
+                store::<I>(total, y, width);
             }
         }
     }

@@ -5,10 +5,12 @@ use anser_kernels::norm::{LANES, mean_and_scale, tree};
 use anser_kernels::simd::{Isa, Level};
 
 dispatch! {
-    /// The gradient of `out = from + (to - from) * mix`, added to that of each operand.
-    pub(super) fn lerp_backward(
-        g: &[f32], from: &[f32], to: &[f32], mix: &[f32], g_from: &mut [f32], g_to: &mut [f32], g_mix: &mut [f32],
-    ) = lerp_backward_body;
+    /// The gradients of `out = from + (to - from) * mix` for several mixes of the same two rows, added to those of each
+    /// operand. `g` holds the gradients of whole results, of which this row begins at `start`; `g_mix` has a row a mix.
+    pub(super) fn lerps_backward(
+        g: &[Option<&[f32]>], start: usize, from: &[f32], to: &[f32], mixes: &[&[f32]], g_from: &mut [f32],
+        g_to: &mut [f32], g_mix: &mut [f32],
+    ) = lerps_backward_body;
     /// The gradient of a LayerNorm of x, written; those of its weight and bias, added.
     pub(super) fn layer_norm_backward(
         g: &[f32], x: &[f32], weight: &[f32], eps: f32, gx: &mut [f32], g_weight: &mut [f32], g_bias: &mut [f32],
@@ -46,24 +48,62 @@ pub(super) fn group_norm_backward(
 }
 
 #[inline(always)]
-fn lerp_backward_body<I: Isa>(
-    g: &[f32],
+fn lerps_backward_body<I: Isa>(
+    g: &[Option<&[f32]>],
+    start: usize,
     from: &[f32],
     to: &[f32],
-    mix: &[f32],
+    mixes: &[&[f32]],
     g_from: &mut [f32],
     g_to: &mut [f32],
     g_mix: &mut [f32],
 ) {
-    let n = g.len();
-    let (from, to, mix) = (&from[..n], &to[..n], &mix[..n]);
-    let (g_from, g_to, g_mix) = (&mut g_from[..n], &mut g_to[..n], &mut g_mix[..n]);
-    for c in 0..n {
-        let through = g[c] * mix[c];
-        g_to[c] += through;
-        g_from[c] += g[c] - through;
-        g_mix[c] = I::fma(g[c], to[c] - from[c], g_mix[c]);
+    let width = from.len();
+    let (whole, rest) = (width - width % LANES, width % LANES);
+    for c in (0..whole).step_by(LANES) {
+        lerps_block::<I, LANES>(g, start, c, from, to, mixes, g_from, g_to, g_mix);
     }
+    for c in width - rest..width {
+        lerps_block::<I, 1>(g, start, c, from, to, mixes, g_from, g_to, g_mix);
+    }
+}
+
+/// Channels `c..c + N`: what is added up over the mixes stays in registers.
+#[inline(always)]
+fn lerps_block<I: Isa, const N: usize>(
+    g: &[Option<&[f32]>],
+    start: usize,
+    c: usize,
+    from: &[f32],
+    to: &[f32],
+    mixes: &[&[f32]],
+    g_from: &mut [f32],
+    g_to: &mut [f32],
+    g_mix: &mut [f32],
+) {
+    let width = from.len();
+    let (from, to) = (block::<N>(from, c), block::<N>(to, c));
+    let (mut sum_from, mut sum_to) = (block::<N>(g_from, c), block::<N>(g_to, c));
+    for ((g, mix), g_mix) in g.iter().zip(mixes).zip(g_mix.chunks_exact_mut(width)) {
+        let Some(g) = g else { continue };
+        let (g, mix, mut sum) = (block::<N>(g, start + c), block::<N>(mix, c), block::<N>(g_mix, c));
+        for lane in 0..N {
+            let through = g[lane] * mix[lane];
+            sum_to[lane] += through;
+            sum_from[lane] += g[lane] - through;
+            sum[lane] = I::fma(g[lane], to[lane] - from[lane], sum[lane]);
+        }
+        g_mix[c..c + N].copy_from_slice(&sum);
+    }
+    g_from[c..c + N].copy_from_slice(&sum_from);
+    g_to[c..c + N].copy_from_slice(&sum_to);
+}
+
+#[inline(always)]
+fn block<const N: usize>(x: &[f32], start: usize) -> [f32; N] {
+    let mut out = [0.0; N];
+    out.copy_from_slice(&x[start..start + N]);
+    out
 }
 
 #[inline(always)]

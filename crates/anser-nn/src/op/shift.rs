@@ -189,14 +189,11 @@ impl Operation for Shift {
         let backward =
             |row: usize, now: &[f32], before: &[f32], g_now: &mut [f32], g_before: &mut [f32], g_mix: &mut [f32]| {
                 let (from, to) = self.ends(now, before);
-                for ((mix, g), g_mix) in mixes.iter().zip(g_mixed).zip(g_mix.chunks_exact_mut(width)) {
-                    let Some(g) = g else { continue };
-                    let g = &g[row * width..(row + 1) * width];
-                    match self.toward {
-                        Toward::Previous => lanes::lerp_backward(level, g, from, to, mix, g_now, g_before, g_mix),
-                        Toward::Current => lanes::lerp_backward(level, g, from, to, mix, g_before, g_now, g_mix),
-                    }
-                }
+                let (g_from, g_to) = match self.toward {
+                    Toward::Previous => (g_now, g_before),
+                    Toward::Current => (g_before, g_now),
+                };
+                lanes::lerps_backward(level, g_mixed, row * width, from, to, mixes, g_from, g_to, g_mix);
             };
         let sums = sum_pieces(&pool(), rows, [&mut gx], (2 + mixes.len()) * width, |rows, [gx], sums| {
             let (g_norm, g_mix) = sums.split_at_mut(2 * width);

@@ -22,8 +22,9 @@
 //! a token, and a decay of 0 has no inverse at all.
 //!
 //! **Order.** The fast form holds S and G as [value, key] in its workspace, both padded: of the sums above five run
-//! over values and two over keys, and sums over rows are the cheap ones. Each sum has one fixed order, so gradients are
-//! equal to the bit in any batch and on any number of threads.
+//! over values and two over keys, and sums over rows are the cheap ones. A row of S or of G meets no other row but in
+//! sums, so a few rows at a time pass through a whole chunk, forth and back, and stay in the first-level cache. Each sum
+//! has one fixed order, so gradients are equal to the bit in any batch and on any number of threads.
 //!
 //! Tested: reference = golden file and finite differences in f64; fast = reference; batch = single to the bit.
 
@@ -33,7 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::super::vector::{One, Vector, for_columns};
+use super::super::vector::{One, Vector, fetch, for_columns};
 use super::super::{GRAIN, Heads, Span, check, share, split_unit, spread};
 use super::{Inputs, correction, update};
 use crate::pool::{Pool, SharedMut};
@@ -405,6 +406,9 @@ unsafe fn saving_columns<V: Vector, const R: usize>(
             let row = span.row(t);
             let token = x.rows(row.clone());
             let columns = row.start + column..row.start + column + R * V::WIDTH;
+            for operand in [x.r, x.decay, x.k, x.v, x.a, x.b] {
+                fetch(operand.as_ptr().wrapping_add(span.row(t + super::TILE).start + column), R * V::WIDTH);
+            }
             let save = saved_sa.range(columns.clone());
             for j in 0..R {
                 V::store(sa[j], save.as_mut_ptr().add(j * V::WIDTH));
@@ -421,7 +425,7 @@ unsafe fn saving_columns<V: Vector, const R: usize>(
 
 /// f32 that the rows of a workspace are padded and aligned to: the widest register, and a cache line.
 const ALIGN: usize = 16;
-/// Rows of G that [`arrive`] sums at a time.
+/// Values whose rows of S and G pass through a chunk together.
 const ROWS: usize = 4;
 
 /// A token's operands in workspace, one padded row each.
@@ -442,17 +446,17 @@ const G_K: usize = 2;
 const G_A: usize = 3;
 const G_B: usize = 4;
 const G_V: usize = 5;
-const G_SA: usize = 6;
-const GRADIENTS: usize = 7;
+const GRADIENTS: usize = 6;
 
-/// How a thread's workspace is laid out: S before each token of a chunk and after its last one [CHUNK + 1, N, lanes],
-/// G [rows, lanes], both [value, key]; then [CHUNK, OPERANDS, lanes] and [GRADIENTS, lanes]. What pads N is 0.
+/// How a thread's workspace is laid out: S before a chunk [rows, lanes] and G [rows, lanes], both [value, key]; a block
+/// of rows of S after each token of the chunk [CHUNK, ROWS, lanes]; then [CHUNK, OPERANDS, lanes] and
+/// [CHUNK, GRADIENTS, lanes]. What pads N is 0.
 #[derive(Clone, Copy)]
 struct Workspace {
     n: usize,
     /// N, padded to whole registers.
     lanes: usize,
-    /// N, padded to what [`arrive`] takes at a time.
+    /// N, padded to whole blocks of rows.
     rows: usize,
 }
 
@@ -462,7 +466,7 @@ impl Workspace {
     }
 
     fn len(self) -> usize {
-        ((CHUNK + 1) * self.n + self.rows + CHUNK * OPERANDS + GRADIENTS) * self.lanes
+        (2 * self.rows + CHUNK * (ROWS + OPERANDS + GRADIENTS)) * self.lanes
     }
 }
 
@@ -481,47 +485,58 @@ fn gradients_head_body<I: Isa + Sums>(
     let Workspace { n, lanes, rows } = layout;
     let workspace = &mut workspace[..layout.len()];
     workspace.fill(0.0);
-    let (states, rest) = workspace.split_at_mut((CHUNK + 1) * n * lanes);
+    let (state, rest) = workspace.split_at_mut(rows * lanes);
     let (g, rest) = rest.split_at_mut(rows * lanes);
+    let (states, rest) = rest.split_at_mut(CHUNK * ROWS * lanes);
     let (operands, sums) = rest.split_at_mut(CHUNK * OPERANDS * lanes);
-    assert!(g_state.len() == n * n && sums.len() == GRADIENTS * lanes);
+    assert!(g_state.len() == n * n && sums.len() == CHUNK * GRADIENTS * lanes);
 
+    let packed = [x.r, x.decay, x.k, x.a, x.b, x.v, saved.sa, gy];
     transpose(g_state, n, g, lanes, n);
     for chunk in (0..span.tokens.div_ceil(CHUNK)).rev() {
         let tokens = chunk * CHUNK..span.tokens.min((chunk + 1) * CHUNK);
         let saved_state = first + chunk * span.stride * n;
-        transpose(&saved.states[saved_state..saved_state + n * n], n, states, lanes, n);
+        transpose(&saved.states[saved_state..saved_state + n * n], n, state, lanes, n);
         for (t, operands) in tokens.clone().zip(operands.chunks_exact_mut(OPERANDS * lanes)) {
             let row = span.row(t);
-            let packed = [x.r, x.decay, x.k, x.a, x.b, x.v, saved.sa, gy];
             for operand in 0..OPERANDS {
                 let start = operand * lanes;
                 operands[start..start + n].copy_from_slice(&packed[operand][row.clone()]);
             }
         }
-        for t in 0..tokens.len() {
-            // SAFETY: the only caller is `gradients_head`, compiled for `I` and on a CPU that has it; there is room for
-            // CHUNK + 1 states and the operands of CHUNK tokens; this head's elements of `out` are ours.
+        sums.fill(0.0);
+        for j in (0..rows).step_by(ROWS) {
+            if chunk > 0 {
+                // A share of what the chunk before this one will read.
+                for t in (j / ROWS..CHUNK).step_by(rows / ROWS) {
+                    let start = span.row(tokens.start - CHUNK + t).start;
+                    packed.iter().for_each(|operand| fetch(operand.as_ptr().wrapping_add(start), n));
+                }
+                let state = saved_state - span.stride * n + j * n;
+                fetch(saved.states.as_ptr().wrapping_add(state), ROWS * n);
+            }
+            // SAFETY: the only caller is `gradients_head`, compiled for `I` and on a CPU that has it; these rows of S
+            // and G exist, and there is room for the states, operands and gradients of CHUNK tokens.
             unsafe {
-                let token = operands.as_ptr().add(t * OPERANDS * lanes);
-                let state = states.as_mut_ptr().add(t * n * lanes);
-                for_columns!(I, lanes, replay, 2, (layout, token, state, sums.as_mut_ptr()));
-                out.r.range(span.row(tokens.start + t)).copy_from_slice(&sums[G_R * lanes..G_R * lanes + n]);
+                let block = Block {
+                    lanes,
+                    j,
+                    tokens: tokens.len(),
+                    operands: operands.as_ptr(),
+                    state: state.as_ptr().add(j * lanes),
+                    states: states.as_mut_ptr(),
+                    g: g.as_mut_ptr().add(j * lanes),
+                    sums: sums.as_mut_ptr(),
+                };
+                chunk_rows::<I>(&block);
             }
         }
-        for t in (0..tokens.len()).rev() {
-            // SAFETY: as above.
-            unsafe {
-                let token = operands.as_ptr().add(t * OPERANDS * lanes);
-                let state = states.as_ptr().add(t * n * lanes);
-                arrive::<I>(layout, token, g.as_mut_ptr(), sums.as_mut_ptr());
-                for_columns!(I, lanes, leave, 2, (layout, token, state, g.as_mut_ptr(), sums.as_mut_ptr()));
-                let row = span.row(tokens.start + t);
-                out.decay.range(row.clone()).copy_from_slice(&sums[G_DECAY * lanes..G_DECAY * lanes + n]);
-                out.k.range(row.clone()).copy_from_slice(&sums[G_K * lanes..G_K * lanes + n]);
-                out.a.range(row.clone()).copy_from_slice(&sums[G_A * lanes..G_A * lanes + n]);
-                out.b.range(row.clone()).copy_from_slice(&sums[G_B * lanes..G_B * lanes + n]);
-                out.v.range(row).copy_from_slice(&sums[G_V * lanes..G_V * lanes + n]);
+        for (t, sums) in tokens.zip(sums.chunks_exact(GRADIENTS * lanes)) {
+            let to = [&out.r, &out.decay, &out.k, &out.a, &out.b, &out.v];
+            for gradient in 0..GRADIENTS {
+                // SAFETY: this head's elements of `out` are ours.
+                let to = unsafe { to[gradient].range(span.row(t)) };
+                to.copy_from_slice(&sums[gradient * lanes..gradient * lanes + n]);
             }
         }
     }
@@ -556,121 +571,152 @@ fn transpose(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize,
     }
 }
 
-/// The next state from the one at `state`, written behind it, and gr, over N registers' worth of keys.
-///
-/// # Safety
-/// The columns exist in `layout`; `token` points to a token's operands, `state` to its S with room for another, `sums`
-/// to a token's gradients; otherwise as for [`Vector`].
-#[inline(always)]
-unsafe fn replay<W: Vector, const N: usize>(
-    column: usize,
-    layout: Workspace,
-    token: *const f32,
-    state: *mut f32,
-    sums: *mut f32,
-) {
-    let Workspace { n, lanes, .. } = layout;
-    // SAFETY: by the contract above.
-    unsafe {
-        let zero = [W::splat(0.0); N];
-        let (mut decay, mut k, mut b, mut sum) = (zero, zero, zero, zero);
-        for c in 0..N {
-            let at = token.add(column + c * W::WIDTH);
-            (decay[c], k[c], b[c]) =
-                (W::load(at.add(DECAY * lanes)), W::load(at.add(K * lanes)), W::load(at.add(B * lanes)));
-        }
-        for j in 0..n {
-            let v = W::splat(*token.add(V * lanes + j));
-            let sa = W::splat(*token.add(SA * lanes + j));
-            let gy = W::splat(*token.add(GY * lanes + j));
-            for c in 0..N {
-                let at = state.add(j * lanes + column + c * W::WIDTH);
-                let new = W::fma(v, k[c], W::fma(sa, b[c], W::mul(W::load(at), decay[c])));
-                W::store(new, at.add(n * lanes));
-                sum[c] = W::fma(gy, new, sum[c]);
-            }
-        }
-        for c in 0..N {
-            W::store(sum[c], sums.add(G_R * lanes + column + c * W::WIDTH));
-        }
-    }
-}
-
-/// Adds what y says to G, then gv and gsa: sums over keys, lane by lane and then over the lanes.
-///
-/// # Safety
-/// As for [`replay`], with `g` pointing to G.
-#[inline(always)]
-unsafe fn arrive<W: Sums>(layout: Workspace, token: *const f32, g: *mut f32, sums: *mut f32) {
-    let Workspace { lanes, rows, .. } = layout;
-    // SAFETY: by the contract above.
-    unsafe {
-        for j in (0..rows).step_by(ROWS) {
-            let zero = [W::splat(0.0); ROWS];
-            let (mut gy, mut gv, mut gsa) = (zero, zero, zero);
-            for q in 0..ROWS {
-                gy[q] = W::splat(*token.add(GY * lanes + j + q));
-            }
-            for column in (0..lanes).step_by(W::WIDTH) {
-                let at = token.add(column);
-                let (r, k, b) = (W::load(at.add(R * lanes)), W::load(at.add(K * lanes)), W::load(at.add(B * lanes)));
-                for q in 0..ROWS {
-                    let at = g.add((j + q) * lanes + column);
-                    let new = W::fma(gy[q], r, W::load(at));
-                    W::store(new, at);
-                    gv[q] = W::fma(new, k, gv[q]);
-                    gsa[q] = W::fma(new, b, gsa[q]);
-                }
-            }
-            W::sums(gv, sums.add(G_V * lanes + j));
-            W::sums(gsa, sums.add(G_SA * lanes + j));
-        }
-    }
-}
-
-/// The sums over values, and G on its way to the token before, over N registers' worth of keys.
-///
-/// # Safety
-/// As for [`replay`], with `g` pointing to G, and gsa known.
-#[inline(always)]
-unsafe fn leave<W: Vector, const N: usize>(
-    column: usize,
-    layout: Workspace,
-    token: *const f32,
+/// Some rows of S and G and a chunk of tokens: pointers into a workspace, see there.
+struct Block {
+    lanes: usize,
+    /// The first row.
+    j: usize,
+    /// Tokens of the chunk.
+    tokens: usize,
+    operands: *const f32,
+    /// The rows of S before the chunk.
     state: *const f32,
+    /// Those after each token.
+    states: *mut f32,
+    /// The rows of G.
     g: *mut f32,
     sums: *mut f32,
-) {
-    let Workspace { n, lanes, .. } = layout;
+}
+
+/// A chunk of tokens over [`ROWS`] rows of S and G, of [value, key]: nothing in the equations connects one value with
+/// another but the sums over values, so what a block of rows needs for all tokens of the chunk stays in the first-level
+/// cache. Adds to the sums of every token, but writes gv, which belongs to the rows.
+///
+/// # Safety
+/// The pointers are valid for the rows and tokens they are said to hold; otherwise as for [`Vector`].
+#[inline(always)]
+unsafe fn chunk_rows<W: Sums>(x: &Block) {
+    let Block { lanes, .. } = *x;
+    let each = ROWS * lanes;
     // SAFETY: by the contract above.
     unsafe {
-        let zero = [W::splat(0.0); N];
-        let (mut decay, mut a) = (zero, zero);
-        let (mut gdecay, mut gk, mut ga, mut gb) = (zero, zero, zero, zero);
-        for c in 0..N {
-            let at = token.add(column + c * W::WIDTH);
-            (decay[c], a[c]) = (W::load(at.add(DECAY * lanes)), W::load(at.add(A * lanes)));
+        let mut before = x.state;
+        for t in 0..x.tokens {
+            let (token, sums) = (x.operands.add(t * OPERANDS * lanes), x.sums.add(t * GRADIENTS * lanes));
+            let after = x.states.add(t * each);
+            replay::<W>(x, token, before, after, sums);
+            before = after;
         }
-        for j in 0..n {
-            let v = W::splat(*token.add(V * lanes + j));
-            let sa = W::splat(*token.add(SA * lanes + j));
-            let gsa = W::splat(*sums.add(G_SA * lanes + j));
-            for c in 0..N {
-                let at = j * lanes + column + c * W::WIDTH;
-                let (s, now) = (W::load(state.add(at)), W::load(g.add(at)));
-                gdecay[c] = W::fma(now, s, gdecay[c]);
-                gk[c] = W::fma(now, v, gk[c]);
-                gb[c] = W::fma(now, sa, gb[c]);
-                ga[c] = W::fma(s, gsa, ga[c]);
-                W::store(W::fma(a[c], gsa, W::mul(now, decay[c])), g.add(at));
+        for t in (0..x.tokens).rev() {
+            let (token, sums) = (x.operands.add(t * OPERANDS * lanes), x.sums.add(t * GRADIENTS * lanes));
+            let before = if t == 0 { x.state } else { x.states.add((t - 1) * each) };
+            let gsa = arrive::<W>(x, token, sums);
+            leave::<W>(x, token, before, &gsa, sums);
+        }
+    }
+}
+
+/// For each row of a block, its element of one operand in all lanes.
+#[inline(always)]
+unsafe fn splats<W: Vector>(from: *const f32) -> [W::F32; ROWS] {
+    // SAFETY: by the contract of `chunk_rows`.
+    unsafe {
+        let mut out = [W::splat(0.0); ROWS];
+        for q in 0..ROWS {
+            out[q] = W::splat(*from.add(q));
+        }
+        out
+    }
+}
+
+/// The next state from the one before, and gr.
+///
+/// # Safety
+/// As for [`chunk_rows`]; `token` points to a token's operands, `sums` to its gradients.
+#[inline(always)]
+unsafe fn replay<W: Vector>(x: &Block, token: *const f32, before: *const f32, after: *mut f32, sums: *mut f32) {
+    let Block { lanes, j, .. } = *x;
+    // SAFETY: by the contract above.
+    unsafe {
+        let v = splats::<W>(token.add(V * lanes + j));
+        let sa = splats::<W>(token.add(SA * lanes + j));
+        let gy = splats::<W>(token.add(GY * lanes + j));
+        for column in (0..lanes).step_by(W::WIDTH) {
+            let (at, to) = (token.add(column), sums.add(G_R * lanes + column));
+            let (decay, k, b) =
+                (W::load(at.add(DECAY * lanes)), W::load(at.add(K * lanes)), W::load(at.add(B * lanes)));
+            let mut sum = W::load(to);
+            for q in 0..ROWS {
+                let s = W::load(before.add(q * lanes + column));
+                let new = W::fma(v[q], k, W::fma(sa[q], b, W::mul(s, decay)));
+                W::store(new, after.add(q * lanes + column));
+                sum = W::fma(gy[q], new, sum);
+            }
+            W::store(sum, to);
+        }
+    }
+}
+
+/// Adds what y says to G, then gv and gsa: sums over keys, lane by lane and then over the lanes. Returns gsa.
+///
+/// # Safety
+/// As for [`replay`].
+#[inline(always)]
+unsafe fn arrive<W: Sums>(x: &Block, token: *const f32, sums: *mut f32) -> [f32; ROWS] {
+    let Block { lanes, j, .. } = *x;
+    // SAFETY: by the contract above.
+    unsafe {
+        let zero = [W::splat(0.0); ROWS];
+        let (mut gv, mut gsa) = (zero, zero);
+        let gy = splats::<W>(token.add(GY * lanes + j));
+        for column in (0..lanes).step_by(W::WIDTH) {
+            let at = token.add(column);
+            let (r, k, b) = (W::load(at.add(R * lanes)), W::load(at.add(K * lanes)), W::load(at.add(B * lanes)));
+            for q in 0..ROWS {
+                let at = x.g.add(q * lanes + column);
+                let new = W::fma(gy[q], r, W::load(at));
+                W::store(new, at);
+                gv[q] = W::fma(new, k, gv[q]);
+                gsa[q] = W::fma(new, b, gsa[q]);
             }
         }
-        for c in 0..N {
-            let to = sums.add(column + c * W::WIDTH);
-            W::store(gdecay[c], to.add(G_DECAY * lanes));
-            W::store(gk[c], to.add(G_K * lanes));
-            W::store(ga[c], to.add(G_A * lanes));
-            W::store(gb[c], to.add(G_B * lanes));
+        W::sums(gv, sums.add(G_V * lanes + j));
+        let mut out = [0.0; ROWS];
+        W::sums(gsa, out.as_mut_ptr());
+        out
+    }
+}
+
+/// The sums over values, and G on its way to the token before.
+///
+/// # Safety
+/// As for [`replay`].
+#[inline(always)]
+unsafe fn leave<W: Vector>(x: &Block, token: *const f32, before: *const f32, gsa: &[f32; ROWS], sums: *mut f32) {
+    let Block { lanes, j, .. } = *x;
+    // SAFETY: by the contract above.
+    unsafe {
+        let v = splats::<W>(token.add(V * lanes + j));
+        let sa = splats::<W>(token.add(SA * lanes + j));
+        let gsa = splats::<W>(gsa.as_ptr());
+        for column in (0..lanes).step_by(W::WIDTH) {
+            let (at, to) = (token.add(column), sums.add(column));
+            let (decay, a) = (W::load(at.add(DECAY * lanes)), W::load(at.add(A * lanes)));
+            let (mut gdecay, mut gk) = (W::load(to.add(G_DECAY * lanes)), W::load(to.add(G_K * lanes)));
+            let (mut ga, mut gb) = (W::load(to.add(G_A * lanes)), W::load(to.add(G_B * lanes)));
+            for q in 0..ROWS {
+                let at = q * lanes + column;
+                let (s, now) = (W::load(before.add(at)), W::load(x.g.add(at)));
+                gdecay = W::fma(now, s, gdecay);
+                gk = W::fma(now, v[q], gk);
+                gb = W::fma(now, sa[q], gb);
+                ga = W::fma(s, gsa[q], ga);
+                W::store(W::fma(a, gsa[q], W::mul(now, decay)), x.g.add(at));
+            }
+            W::store(gdecay, to.add(G_DECAY * lanes));
+            W::store(gk, to.add(G_K * lanes));
+            W::store(ga, to.add(G_A * lanes));
+            W::store(gb, to.add(G_B * lanes));
         }
     }
 }
