@@ -59,6 +59,16 @@ impl Executor {
         self.pool.threads()
     }
 
+    /// Binds every thread to a core of its own, the calling one included, which is to run the passes. Threads that it
+    /// starts later inherit its core, so this comes last. Returns whether it was done: only Linux can, and only if there
+    /// are cores enough.
+    ///
+    /// It keeps the system from moving threads between cores. On a machine that others use as well it does harm: a pass
+    /// then waits for the core that is taken.
+    pub fn pin_threads(&self) -> bool {
+        self.pool.pin()
+    }
+
     /// Calls `observer` at every [`Tap`] of the following passes; `None` ends it.
     pub fn observe(&mut self, observer: Option<Observer>) {
         self.observer = observer;

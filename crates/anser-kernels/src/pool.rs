@@ -114,6 +114,16 @@ impl Pool {
         self.workers.len() + 1
     }
 
+    /// Binds every thread to a core of its own among those the calling thread may use: the caller, which is to call
+    /// [`Pool::run`] too, to the first, the workers to the next ones. Threads that the caller starts later inherit its
+    /// core, so this comes last. Returns whether it was done: only Linux can, and only if there are cores enough.
+    pub fn pin(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return affinity::bind(&self.workers);
+        #[cfg(not(target_os = "linux"))]
+        false
+    }
+
     /// Calls `f` with disjoint ranges that together cover `0..units`, on all threads, and returns when all are done.
     ///
     /// `grain` is the smallest number of units worth handing to a thread; a region that does not exceed it runs inline
@@ -195,6 +205,38 @@ impl Drop for Pool {
             worker.thread().unpark();
             // A worker catches the panics of regions, so joining cannot fail in a way anybody could act upon.
             let _ = worker.join();
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod affinity {
+    use std::mem::{MaybeUninit, size_of};
+    use std::os::unix::thread::JoinHandleExt;
+    use std::thread::JoinHandle;
+
+    use libc::{CPU_ISSET, CPU_SET, CPU_SETSIZE, cpu_set_t};
+
+    /// See [`super::Pool::pin`].
+    pub(super) fn bind(workers: &[JoinHandle<()>]) -> bool {
+        // SAFETY: a set of cores is an array of bits, of which none is set.
+        let none: cpu_set_t = unsafe { MaybeUninit::zeroed().assume_init() };
+        let mut allowed = none;
+        // SAFETY: the handles are those of threads that run or were not joined, the sets are as large as is said, and the
+        // macros are given bits within a set.
+        unsafe {
+            let caller = libc::pthread_self();
+            if libc::pthread_getaffinity_np(caller, size_of::<cpu_set_t>(), &raw mut allowed) != 0 {
+                return false;
+            }
+            let cores: Vec<usize> = (0..CPU_SETSIZE as usize).filter(|&core| CPU_ISSET(core, &allowed)).collect();
+            let threads = std::iter::once(caller).chain(workers.iter().map(|worker| worker.as_pthread_t()));
+            cores.len() > workers.len()
+                && threads.zip(cores).all(|(thread, core)| {
+                    let mut one = none;
+                    CPU_SET(core, &mut one);
+                    libc::pthread_setaffinity_np(thread, size_of::<cpu_set_t>(), &raw const one) == 0
+                })
         }
     }
 }

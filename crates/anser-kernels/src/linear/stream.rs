@@ -49,6 +49,7 @@ unsafe fn by_rows<I: Lanes, F: Format>(piece: &Piece) {
     // SAFETY: by the contract of `stream`.
     unsafe {
         match piece.rows {
+            1 if I::LANES == 16 => streams::<I, F, 1, 2>(piece),
             1 => streams::<I, F, 1, 4>(piece),
             2 => streams::<I, F, 2, 2>(piece),
             3 => streams::<I, F, 3, 2>(piece),

@@ -153,3 +153,18 @@ fn shared_parts_are_checked() {
     // SAFETY: panics instead of returning anything.
     assert!(catch_unwind(AssertUnwindSafe(|| unsafe { shared.range(2..4).len() })).is_err());
 }
+
+#[test]
+fn bound_threads_do_take_part() {
+    std::thread::scope(|scope| {
+        // In a thread of its own, which the test leaves bound.
+        scope.spawn(|| {
+            let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
+            assert!(!Pool::new(cores + 1).pin(), "more threads than cores");
+            let pool = Pool::new(cores);
+            assert_eq!(pool.pin(), cfg!(target_os = "linux"));
+            let (counts, _) = visits(&pool, 1000, 1);
+            assert!(counts.iter().all(|&count| count == 1));
+        });
+    });
+}

@@ -14,7 +14,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use super::error::{Interrupted, usage};
-use super::model::{ModelArgs, parse_recipe};
+use super::model::{ModelArgs, parse_recipe, pin};
 use super::output::{self, Interrupt, Spinner};
 use super::since_start_ms;
 
@@ -48,6 +48,10 @@ pub(crate) struct Args {
     /// Number of threads [default: one a core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
+
+    /// Bind every thread to a core of its own (Linux), for machines that nobody else uses
+    #[arg(long)]
+    pin_threads: bool,
 
     /// Prompt tokens
     #[arg(long, value_name = "N", default_value_t = 512, value_parser = counted())]
@@ -135,6 +139,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let placement = if args.copy_weights { Placement::Copied } else { Placement::Mapped };
     let model = load(source, &exec, &LoadOptions { recipe, placement })?;
     drop(spinner);
+    if args.pin_threads {
+        pin(&exec)?;
+    }
     let mut bench = Bench { model: model.as_ref(), exec: &mut exec, logits: Vec::new() };
     bench.decode(&mut [bench.model.new_state()], 1)?;
     let start_ms = since_start_ms();

@@ -44,6 +44,10 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true, help_heading = "Model")]
     pub(crate) threads: usize,
 
+    /// Bind every thread to a core of its own (Linux), for machines that nobody else uses
+    #[arg(long, help_heading = "Model")]
+    pub(crate) pin_threads: bool,
+
     /// Epsilon of the norm over each head, for models trained with another than the official 64e-5
     #[arg(long, value_name = "X", help_heading = "Model")]
     pub(crate) group_norm_eps: Option<f32>,
@@ -164,9 +168,19 @@ impl ModelArgs {
             Some(name) => Ok(named_tokenizer(name)?),
             None => self.tokenizer_of(&checkpoint)?,
         };
+        if self.how.pin_threads {
+            pin(&exec)?;
+        }
         let load_ms = started.elapsed().as_secs_f64() * 1e3;
         Ok(Loaded { checkpoint, model, exec, load_ms, built_in: self.built_in(), tokenizer })
     }
+}
+
+/// Binds the threads to cores.
+pub(crate) fn pin(exec: &Executor) -> Result<()> {
+    let threads = exec.threads();
+    let hint = "this needs Linux and a core for each thread; ask for fewer, or leave --pin-threads out";
+    if exec.pin_threads() { Ok(()) } else { Err(usage(format!("cannot bind {threads} threads to cores"), hint)) }
 }
 
 impl Loaded {

@@ -24,6 +24,9 @@ const AHEAD: usize = 4096;
 /// Panels of the widest tile.
 const WIDEST: usize = 2;
 
+/// Rows of the tallest tile.
+const MOST: usize = 6;
+
 /// Rows times panels of the largest tile.
 const LARGEST: usize = 24;
 
@@ -116,13 +119,16 @@ unsafe fn by_rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource>(piece
     // SAFETY: by the contract of `compute`.
     unsafe {
         match piece.part.rows {
-            // As many streams as accumulators allow: rows x streams x 2 registers on AVX2.
+            // Two streams keep the memory busy where one instruction multiplies a whole panel: four were 20 % slower.
+            1 if I::ROOM => streams::<I, C, S, 1, 2>(piece),
+            // As many streams as accumulators allow: rows x streams x 2 registers.
             1 if I::LANES > 4 => streams::<I, C, S, 1, 4>(piece),
             2 if I::LANES > 4 => streams::<I, C, S, 2, 2>(piece),
+            ..=FEW if I::ROOM => few::<I, C, S>(piece),
             1 => streams::<I, C, S, 1, 1>(piece),
             // The tile that fills the registers: 12 sums of 16 registers on AVX2, 24 of 32 on AVX-512.
             _ => match I::LANES {
-                16 => blocks::<I, C, S, W, 12, 2>(piece, scratch),
+                16 => blocks::<I, C, S, W, 6, 2>(piece, scratch),
                 8 => blocks::<I, C, S, W, 6, 1>(piece, scratch),
                 _ => blocks::<I, C, S, W, 2, 1>(piece, scratch),
             },
@@ -167,10 +173,10 @@ unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const
             for p in 0..P {
                 panel[p] = first + p * length + i;
             }
-            I::run(Panels::<C, S, R, P> { piece, panels: panel, kinds: PhantomData });
+            I::run(Panels::<C, S, R, P> { piece, row: 0, panels: panel, kinds: PhantomData });
         }
         for panel in first + P * length..end {
-            I::run(Panels::<C, S, R, 1> { piece, panels: [panel], kinds: PhantomData });
+            I::run(Panels::<C, S, R, 1> { piece, row: 0, panels: [panel], kinds: PhantomData });
         }
         if !matches!(piece.part.then, Epilogue::Store | Epilogue::Add) {
             I::run(Finish { part: &piece.part });
@@ -178,9 +184,49 @@ unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const
     }
 }
 
-/// `R` rows of x, all that there are, times `P` panels, from the packed form.
+/// Three rows or more, straight from the packed form too, where there are registers for it: two panels after two panels,
+/// all rows, up to six at a time.
+unsafe fn few<I: Lanes, C: CodeSource, S: ScaleSource>(piece: &Piece) {
+    let Range { start: first, end } = piece.part.panels;
+    let length = (end - first) / 2;
+    let pairs = (0..length).map(|i| [first + i, first + length + i]);
+    // An odd last panel is its own second: both take the old sums before either gives the new ones.
+    for panels in pairs.chain(((end - first) % 2 == 1).then_some([end - 1; 2])) {
+        let tiles = piece.part.rows.div_ceil(MOST);
+        let mut row = 0;
+        for tile in 0..tiles {
+            // SAFETY: by the contract of `compute`.
+            unsafe {
+                row += match (piece.part.rows - row).div_ceil(tiles - tile) {
+                    ..=3 => height::<I, C, S, 3>(piece, row, panels),
+                    4 => height::<I, C, S, 4>(piece, row, panels),
+                    5 => height::<I, C, S, 5>(piece, row, panels),
+                    _ => height::<I, C, S, MOST>(piece, row, panels),
+                };
+            }
+        }
+    }
+    if !matches!(piece.part.then, Epilogue::Store | Epilogue::Add) {
+        // SAFETY: by the contract of `compute`.
+        unsafe { I::run(Finish { part: &piece.part }) }
+    }
+}
+
+/// `R` rows. Returns how many.
+unsafe fn height<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize>(
+    piece: &Piece,
+    row: usize,
+    panels: [usize; 2],
+) -> usize {
+    // SAFETY: by the contract of `compute`.
+    unsafe { I::run(Panels::<C, S, R, 2> { piece, row, panels, kinds: PhantomData }) }
+    R
+}
+
+/// `R` rows of x from `row` on, times `P` panels, from the packed form.
 struct Panels<'a, C, S, const R: usize, const P: usize> {
     piece: &'a Piece,
+    row: usize,
     panels: [usize; P],
     kinds: PhantomData<(C, S)>,
 }
@@ -189,16 +235,19 @@ impl<C: CodeSource, S: ScaleSource, const R: usize, const P: usize> Kernel for P
     #[inline(always)]
     unsafe fn run<I: Lanes>(self) {
         // SAFETY: by the contract of `compute`.
-        unsafe { panels::<I, C, S, R, P>(self.piece, self.panels) }
+        unsafe { panels::<I, C, S, R, P>(self.piece, self.row, self.panels) }
     }
 }
 
 #[inline(always)]
 unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(
     piece: &Piece,
+    row: usize,
     panels: [usize; P],
 ) {
     let part = &piece.part;
+    // The first rows bring the codes into the cache for all.
+    let ahead = if row == 0 { AHEAD } else { 0 };
     let add = part.then == Epilogue::Add;
     // SAFETY: groups are within the matrix, rows within x and y (contract of `compute`).
     unsafe {
@@ -206,12 +255,12 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
         if add {
             for r in 0..R {
                 for p in 0..P {
-                    total[r][p] = load::<I>(part.at(r, panels[p]), part.width(panels[p]));
+                    total[r][p] = load::<I>(part.at(row + r, panels[p]), part.width(panels[p]));
                 }
             }
         }
         for b in 0..piece.groups.div_ceil(GROUPS) {
-            let x = piece.x.add(b * piece.x_rows);
+            let x = piece.x.add(b * piece.x_rows + row);
             let mut codes = [piece.codes; P];
             let mut scales = [piece.scales; P];
             for p in 0..P {
@@ -219,7 +268,7 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
                 scales[p] = piece.scales.add(panels[p] * piece.scale_bytes + b * S::BLOCK);
             }
             let groups = (piece.groups - b * GROUPS).min(GROUPS);
-            let chain = block::<I, C, S, R, P>(x, codes, scales, groups, piece.octets);
+            let chain = block::<I, C, S, R, P>(x, codes, scales, groups, piece.octets, ahead);
             for r in 0..R {
                 let step = I::splat((*x.add(r)).step);
                 for p in 0..P {
@@ -229,7 +278,7 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
         }
         for r in 0..R {
             for p in 0..P {
-                store::<I>(total[r][p], part.at(r, panels[p]), part.width(panels[p]));
+                store::<I>(total[r][p], part.at(row + r, panels[p]), part.width(panels[p]));
             }
         }
     }
@@ -243,13 +292,14 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
     scales: [*const u8; P],
     groups: usize,
     octets: usize,
+    ahead: usize,
 ) -> [[I::Row; P]; R] {
     // SAFETY: by the contract of `compute`.
     unsafe {
         let mut chain = [[I::splat(0.0); P]; R];
         for g in 0..groups {
             for p in 0..P {
-                I::prefetch(scales[p].wrapping_add(g * (S::BLOCK / GROUPS) + AHEAD / 8));
+                I::prefetch(scales[p].wrapping_add(g * (S::BLOCK / GROUPS) + ahead / 8));
             }
             for part in 0..GROUP / S::COLUMNS {
                 let n = g * (GROUP / S::COLUMNS) + part;
@@ -259,8 +309,15 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
                     for p in 0..P {
                         at[p] = codes[p].add(octet * C::OCTET);
                         for line in 0..C::OCTET / 64 {
-                            I::prefetch(at[p].wrapping_add(AHEAD + line * 64));
+                            I::prefetch(at[p].wrapping_add(ahead + line * 64));
                         }
+                    }
+                    if I::ROOM {
+                        together::<I, C, R, P, 0>(x, at, octet, &mut sums);
+                        together::<I, C, R, P, 1>(x, at, octet, &mut sums);
+                        together::<I, C, R, P, 2>(x, at, octet, &mut sums);
+                        together::<I, C, R, P, 3>(x, at, octet, &mut sums);
+                        continue;
                     }
                     // Panel by panel, so that few words of codes are in registers at a time.
                     for p in 0..P {
@@ -310,6 +367,29 @@ unsafe fn packed<I: Lanes, C: CodeSource, const R: usize, const P: usize, const 
         for r in 0..R {
             let both = I::both((&raw const (*x.add(r)).codes).cast::<i16>().add(octet * 8 + 2 * N));
             sums[r][p] = I::dot(w, both, sums[r][p]);
+        }
+    }
+}
+
+/// Two columns of eight, those of `N`, of all panels: each pair of x is read once.
+#[inline(always)]
+unsafe fn together<I: Lanes, C: CodeSource, const R: usize, const P: usize, const N: usize>(
+    x: *const Activations,
+    at: [*const u8; P],
+    octet: usize,
+    sums: &mut [[I::Sums; P]; R],
+) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let mut w = [C::pairs::<I, N>(at[0]); P];
+        for p in 1..P {
+            w[p] = C::pairs::<I, N>(at[p]);
+        }
+        for r in 0..R {
+            let both = I::both((&raw const (*x.add(r)).codes).cast::<i16>().add(octet * 8 + 2 * N));
+            for p in 0..P {
+                sums[r][p] = I::dot(w[p], both, sums[r][p]);
+            }
         }
     }
 }
@@ -485,8 +565,11 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Til
     // SAFETY: by the contract of `compute`.
     unsafe {
         let mut next = t.next;
-        for at in 0..R * P {
-            I::store(I::splat(0.0), t.chain.add(at * PANEL));
+        let mut chain = [[I::splat(0.0); P]; R];
+        if !I::ROOM {
+            for at in 0..R * P {
+                I::store(I::splat(0.0), t.chain.add(at * PANEL));
+            }
         }
         for g in 0..t.groups {
             for _ in 0..t.next_lines {
@@ -512,6 +595,22 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Til
                     pair::<I, W, R, P, false>(t, column + 6, &mut sums);
                     column += 8;
                 }
+                if I::ROOM {
+                    for p in 0..P {
+                        let scale = W::scale::<I>(t.scales[p], n);
+                        for r in 0..R {
+                            chain[r][p] = I::multiply_add(scale, I::float(sums[r][p]), chain[r][p]);
+                        }
+                        if W::MINIMA {
+                            // Groups with minima have one scale.
+                            let minimum = W::minimum::<I>(t.scales[p], g);
+                            for r in 0..R {
+                                chain[r][p] = I::multiply_add(minimum, I::splat((*t.x.add(r)).sums[g]), chain[r][p]);
+                            }
+                        }
+                    }
+                    continue;
+                }
                 // Hidden, because the compiler would carry the chains over in registers, of which there are none left.
                 let chains = black_box(t.chain);
                 for r in 0..R {
@@ -534,7 +633,8 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Til
             for p in 0..P {
                 let to = t.sums[p].add(r * PANEL);
                 let total = if t.add { I::load(to) } else { I::splat(0.0) };
-                I::store(I::multiply_add(step, I::load(t.chain.add((r * P + p) * PANEL)), total), to);
+                let chain = if I::ROOM { chain[r][p] } else { I::load(t.chain.add((r * P + p) * PANEL)) };
+                I::store(I::multiply_add(step, chain, total), to);
             }
         }
     }

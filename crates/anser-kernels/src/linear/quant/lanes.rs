@@ -28,6 +28,9 @@ pub(super) trait Lanes: Isa {
     /// Sixteen f32.
     type Row: Copy;
 
+    /// Whether there are registers for the sums of a tile and for its chains at once.
+    const ROOM: bool = Self::LANES == 16;
+
     /// Runs a kernel in a function of its own, compiled for this instruction set. The compiler takes long over large
     /// functions, so kernels are not made part of one.
     unsafe fn run<K: Kernel>(kernel: K);
@@ -580,17 +583,50 @@ fn multiply_add_512(mut sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
     sums
 }
 
+/// `sums + w * x` over pairs, in one instruction. In assembly, because the compiler takes the intrinsic apart into the
+/// two above where it does not know the processor.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+fn dot_256(mut sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: reads and writes registers only.
+    unsafe {
+        asm!(
+            "{{vex}} vpdpwssd {sums}, {w}, {x}",
+            w = in(ymm_reg) w, x = in(ymm_reg) x, sums = inout(ymm_reg) sums,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+/// The same on 512 bits.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_512(mut sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
+    // SAFETY: reads and writes registers only.
+    unsafe {
+        asm!(
+            "vpdpwssd {sums}, {w}, {x}",
+            w = in(zmm_reg) w, x = in(zmm_reg) x, sums = inout(zmm_reg) sums,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
 #[cfg(target_arch = "x86_64")]
 lanes_of_256_bits!(Avx2, "avx2,fma,f16c", |sums, w, x| multiply_add_256(sums, w, x));
 #[cfg(target_arch = "x86_64")]
-lanes_of_256_bits!(Avx2Vnni, "avx2,fma,f16c,avxvnni", |sums, w, x| _mm256_dpwssd_avx_epi32(sums, w, x));
+lanes_of_256_bits!(Avx2Vnni, "avx2,fma,f16c,avxvnni", |sums, w, x| dot_256(sums, w, x));
 #[cfg(target_arch = "x86_64")]
 lanes_of_512_bits!(Avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", |sums, w, x| multiply_add_512(
     sums, w, x
 ));
 #[cfg(target_arch = "x86_64")]
 lanes_of_512_bits!(Avx512Vnni, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c", |sums, w, x| {
-    _mm512_dpwssd_epi32(sums, w, x)
+    dot_512(sums, w, x)
 });
 
 /// The first `width` lanes from memory, zeros in the others.
