@@ -149,6 +149,9 @@ def main():
         seed("world", str(i), data)
     for path in (GOLDEN / "chat").glob("*.jinja"):
         seed("chat", path.name, path.read_bytes() + b"\n===\nHello\n\nUser: there")
+    example = (HERE / "../examples/load.csv").read_bytes().splitlines(keepends=True)
+    seed("table", "load", b"".join(example[:40]))
+    seed("table", "semicolons", b"Zeit;T (\xb0C)\n01.02.2026 00:00;1,5\n01.02.2026 01:00;-9999\n01.02.2026 02:00;2,5\n")
     seed("stop", "defaults", b"Hello\n\nUser: there")
     seed("stop", "several", b"abab\nba\nEnd\n\nxabaabab and the End")
 

@@ -10,6 +10,7 @@ mod formats;
 mod gguf;
 mod hostile;
 mod packed;
+mod plain;
 mod refused;
 mod state;
 mod write;

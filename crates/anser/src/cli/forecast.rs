@@ -151,8 +151,12 @@ fn prepare(args: &Args) -> Result<Ready> {
         let forecaster = Forecaster::open(place)?;
         return Ok(Ready { series, report, forecaster, fitted: None });
     }
-    let advice = "give a shorter --horizon, or more rows";
-    let planned = plan(&series, &args.fit.wishes(args.horizon)?).map_err(|error| hinted(error, advice))?;
+    let planned = plan(&series, &args.fit.wishes(args.horizon)?).map_err(|error| match error {
+        anser_train::Error::Series(anser_series::Error::TooShort { .. }) => {
+            hinted(error, "give a shorter --horizon or --look-back, or more rows")
+        }
+        error => error.into(),
+    })?;
     let (shape, method) = (planned.plan.shape, &planned.plan.method);
     eprintln!(
         "{}. Fitting {}: {} rows seen, {} a token, {} said at once, {} steps on {} rows.",

@@ -78,9 +78,9 @@ impl Comparison {
         let best = self.ways.iter().min_by(|a, b| a.scores.mse.total_cmp(&b.scores.mse));
         if let (Some(best), Some(model)) = (best, self.ways.first())
             && best.name != model.name
-            && best.scores.mse < model.scores.mse
+            && let more = 100.0 * (model.scores.mse / best.scores.mse - 1.0)
+            && more >= 0.1
         {
-            let more = 100.0 * (model.scores.mse / best.scores.mse - 1.0);
             eprintln!(
                 "For {} {} is the better forecast: the model's squared error is {more:.1} % larger.",
                 series.name, best.name
