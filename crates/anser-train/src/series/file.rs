@@ -99,8 +99,12 @@ fn model(
     if sizes.layers > stored {
         return Err(malformed(file, format!("{} layers, but {stored} values", sizes.layers)));
     }
-    let model = SeriesModel::new(sizes, &anser_nn::cpu(), &mut |name, shape| Ok(read(name, shape)?))?;
-    Ok(model.without_graph())
+    let model = SeriesModel::new(sizes, &anser_nn::cpu(), &mut |name, shape| Ok(read(name, shape)?));
+    let model = model.map_err(|error| match error {
+        anser_nn::Error::Checkpoint(error) => error.into(),
+        error => malformed(file, error.to_string()),
+    });
+    Ok(model?.without_graph())
 }
 
 /// Rimer and Timer under the names of their authors.

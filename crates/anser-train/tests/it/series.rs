@@ -181,7 +181,10 @@ fn a_file_holds_a_forecaster() {
         refuse(&bytes)
     };
     let (width, layers) = ("\\\"width\\\":16", "\\\"layers\\\":2");
-    assert!(alter(width, "\\\"width\\\":64").contains("shape"), "{}", alter(width, "\\\"width\\\":64"));
+    let odd = alter(width, "\\\"width\\\":64");
+    assert!(odd.contains("broken.safetensors: a model of width 64 cannot have heads"), "{odd}");
+    let wide = alter("\\\"ffn\\\":64", "\\\"ffn\\\":65");
+    assert!(wide.contains("shape [64"), "{wide}");
     assert!(alter(layers, "\\\"layers\\\":9").contains("blocks.2"), "{}", alter(layers, "\\\"layers\\\":9"));
     assert!(alter("\\\"version\\\":1", "\\\"version\\\":7").contains("version 7"));
     assert!(alter("\\\"look_back\\\":48", "\\\"look_back\\\":47").contains("look-back of 47"));
