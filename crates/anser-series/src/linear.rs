@@ -68,7 +68,7 @@ impl Linear {
         Ok(Linear { look_back, horizon, weight })
     }
 
-    /// The forecast `out` [H] of one column's window [L].
+    /// The forecast `out` `[H]` of one column's window `[L]`.
     ///
     /// # Panics
     /// When the lengths are others.

@@ -133,7 +133,7 @@ pub fn score(truth: &[f64], forecast: &[f64], width: usize) -> Scores {
     errors.scores()
 }
 
-/// The mean absolute error of the seasonal naive forecast one season ahead over the rows to learn from, `past` [T]: what
+/// The mean absolute error of the seasonal naive forecast one season ahead over the rows to learn from, `past` `[T]`: what
 /// MASE divides a mean absolute error by (Hyndman and Koehler 2006). `None` where it is 0 or there are no two seasons.
 pub fn mase_scale(past: &[f64], period: usize) -> Option<f64> {
     let pairs = past.len().checked_sub(period).filter(|&pairs| pairs > 0 && period > 0)?;

@@ -69,9 +69,9 @@ pub fn origins(rows: &Range<usize>, look_back: usize, horizon: usize) -> Range<u
 /// Mean and deviation of every column, over the rows to learn from.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Scaler {
-    /// [M].
+    /// `[M]`.
     pub mean: Vec<f64>,
-    /// [M]: population deviations; 1 for a column that never changes.
+    /// `[M]`: population deviations; 1 for a column that never changes.
     pub deviation: Vec<f64>,
 }
 

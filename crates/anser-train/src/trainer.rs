@@ -163,16 +163,16 @@ impl<M: Trainable> Trainer<M> {
             let due = |every: u64| every > 0 && self.progress.step.is_multiple_of(every);
             let (eval, save) = (due(recipe.eval_every), due(recipe.save_every));
             // Also when asked to stop: a run that goes on must have measured what an uninterrupted one has.
-            if last || eval {
-                if let Some((loss, targets)) = objective.evaluate(self.model())? {
-                    let Progress { step, tokens, seconds, best, .. } = self.progress;
-                    tell(&Event::Metric(Entry::Eval { step, tokens, loss, targets, seconds }))?;
-                    let better = best.is_none_or(|best| loss < best);
-                    if better {
-                        self.progress.best = Some(loss);
-                    }
-                    self.progress.worse = if better { 0 } else { self.progress.worse + 1 };
+            if (last || eval)
+                && let Some((loss, targets)) = objective.evaluate(self.model())?
+            {
+                let Progress { step, tokens, seconds, best, .. } = self.progress;
+                tell(&Event::Metric(Entry::Eval { step, tokens, loss, targets, seconds }))?;
+                let better = best.is_none_or(|best| loss < best);
+                if better {
+                    self.progress.best = Some(loss);
                 }
+                self.progress.worse = if better { 0 } else { self.progress.worse + 1 };
             }
             let converged = recipe.patience.is_some_and(|patience| self.progress.worse >= patience);
             if save || last || stopped || converged {

@@ -3,7 +3,7 @@
 //! A patch ends with every row, but for a model a series is cut into patches only one way. So P states are carried, one
 //! for each way to cut: every row completes one patch, and feeds it to one of them. Mean and deviation of a window must
 //! stay as they are while a state grows, and age. So a second set of states follows, with mean and deviation of younger
-//! rows: it begins L rows back, is fed [`PACE`] rows for every new one until it has caught up, and takes over.
+//! rows: it begins L rows back, is fed four rows for every new one until it has caught up, and takes over.
 
 use std::collections::VecDeque;
 

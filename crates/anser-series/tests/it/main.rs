@@ -1,4 +1,5 @@
 //! Tests of anser-series.
+#![allow(clippy::unwrap_used)] // helpers of tests are tests
 
 mod bands;
 mod baseline;

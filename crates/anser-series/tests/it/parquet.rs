@@ -127,7 +127,8 @@ fn columns_of_every_kind() {
             ("Parquet", Some("times of the file format"))
         );
 
-        let expected: Vec<(&str, fn(f64) -> f64)> = vec![
+        type Column = (&'static str, fn(f64) -> f64);
+        let expected: Vec<Column> = vec![
             ("load", |h| if h % 7.0 == 3.0 { f64::NAN } else { h / 3.0 }),
             ("heat", |h| if h % 7.0 == 3.0 { f64::NAN } else { f64::from(h as f32 / 4.0) }),
             ("count", |h| h - 50.0),

@@ -77,7 +77,7 @@ pub struct Windows {
     pub horizon: usize,
 }
 
-/// Forecasts every window of every column and hands out column, origin, and what was said [H], all in scaled units.
+/// Forecasts every window of every column and hands out column, origin, and what was said, `[H]`, all in scaled units.
 /// `stop` may end it after any group.
 ///
 /// # Panics

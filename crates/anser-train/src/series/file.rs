@@ -107,6 +107,9 @@ fn model(
     Ok(model?.without_graph())
 }
 
+/// The published tensor behind one of ours.
+type Names = fn(&str) -> Option<(String, Taken)>;
+
 /// Rimer and Timer under the names of their authors.
 fn published(file: &TensorFile) -> Result<Forecaster, Error> {
     // Lightning writes another word before every name.
@@ -126,7 +129,7 @@ fn published(file: &TensorFile) -> Result<Forecaster, Error> {
         return Err(no_forecaster());
     };
     let lora = |part: &str| rows(&format!("backbone.decoder.attn.rwkv7.{part}.lora.0.weight"));
-    let (sizes, name_of): (SeriesSizes, fn(&str) -> Option<(String, Taken)>) =
+    let (sizes, name_of): (SeriesSizes, Names) =
         if let Some(&[heads, head_size]) = shape("backbone.decoder.attn.rwkv7.r_k") {
             let rank = |part| lora(part).ok_or_else(no_forecaster);
             let ranks = Ranks { mix: 0, decay: rank("w_lora")?, a: rank("a_lora")?, v: 0, g: rank("g_lora")? };

@@ -128,7 +128,6 @@ pub fn fit(
     trainer.progress.best = objective.evaluate(trainer.model())?.map(|(loss, _)| loss);
     let end = trainer.run(&plan.recipe(), &objective, stop, tell)?;
     let progress = trainer.progress;
-    drop(objective);
     let model = kept.unwrap_or_else(|| trainer.model().without_graph());
     Ok(Fitted { model, held_out: progress.best, steps: progress.step, seconds: progress.seconds, end })
 }

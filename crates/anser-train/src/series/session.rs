@@ -132,7 +132,6 @@ impl Session {
             tell(event)
         };
         let end = self.trainer.run(&self.recipe, &objective, stop, &mut record)?;
-        drop(objective);
         // Nothing was held out: the last model is the one.
         if self.trainer.progress.best.is_none() {
             keep(&self.trainer.model().without_graph())?;

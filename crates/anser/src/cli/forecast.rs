@@ -123,7 +123,7 @@ struct Ready {
 
 pub(crate) fn run(args: Args) -> Result<()> {
     super::train::keep_memory();
-    if !(args.threshold > 0.0) {
+    if args.threshold.is_nan() || args.threshold <= 0.0 {
         return Err(usage("--threshold is no number above 0", "a distance of 8 times the usual is rare"));
     }
     if args.follow && args.data.as_os_str() == "-" {

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use super::compare::Comparison;
 use super::{Args, Ready, about, as_json, field, picture, put, time_column};
 
-/// The forecast's quantiles in a column's own units, [H] each.
+/// The forecast's quantiles in a column's own units, `[H]` each.
 struct Quantiles<'a> {
     levels: &'a [f64],
     bands: Option<(&'a Scaled, &'a [Bands])>,
