@@ -24,10 +24,10 @@ use compare::Comparison;
 #[derive(clap::Args)]
 #[command(after_help = "\
 Header, separator, dates and missing values are found, and said on stderr. Without --model one is
-fitted: the closed-form linear forecast first, then blocks of RWKV-7 on top of it. Its error on the last
-part of the file, which nothing was learned from, is printed beside those of simple forecasts; where
-one of these is better, it says so. The forecast goes to stdout as CSV, with bands that held the stated
-part of what came in the rows the model was chosen by; the picture to FILE-forecast.svg.
+fitted: the closed-form linear forecast first, then blocks of RWKV-7 on top of it. Its error on the
+last part of the file, which nothing was learned from, is printed beside those of simple forecasts;
+where one of these is better, it says so. The forecast goes to stdout as CSV, with bands that held
+the stated part of what came in the rows the model was chosen by.
 
 Examples:
   anser forecast load.csv --horizon 96
@@ -82,7 +82,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     out: Option<PathBuf>,
 
-    /// Where the picture goes [default: beside the working directory's files, NAME-forecast.svg]
+    /// Where the picture goes [default: NAME-forecast.svg, or -anomalies.svg, in the working directory]
     #[arg(long, value_name = "FILE", conflicts_with = "no_plot", help_heading = "Output")]
     plot: Option<PathBuf>,
 
