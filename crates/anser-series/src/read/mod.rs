@@ -9,6 +9,8 @@ use crate::table::{Column, Reading, SetAside, Table, Times};
 
 mod csv;
 #[cfg(feature = "parquet")]
+mod footer;
+#[cfg(feature = "parquet")]
 mod parquet;
 mod text;
 

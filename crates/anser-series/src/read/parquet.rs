@@ -8,7 +8,7 @@ use parquet::errors::ParquetError;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::schema::types::ColumnDescriptor;
 
-use super::{Cells, Options, Raw, assemble, date_column, is_missing, unique};
+use super::{Cells, Options, Raw, assemble, date_column, footer, is_missing, unique};
 use crate::Error;
 use crate::date;
 use crate::table::{Reading, Table};
@@ -40,6 +40,9 @@ enum Meaning {
 
 /// Reads the bytes of a Parquet file.
 pub(super) fn read(file: &str, bytes: Vec<u8>, options: &Options) -> Result<Table, Error> {
+    if let Some(problem) = footer::problem(&bytes) {
+        return Err(Error::Format { file: file.into(), problem: format!("{problem}: write the file again") });
+    }
     // The library takes for granted some of what a file says, and panics where that is wrong.
     let read = std::panic::catch_unwind(|| columns(file, bytes));
     let damaged = |_| Err(Error::Format { file: file.into(), problem: "the file is damaged: write it again".into() });

@@ -327,6 +327,39 @@ fn other_compressions_are_named() {
     );
 }
 
+/// A file without rows whose schema has `depth` groups within each other around a column, each of `children`.
+fn nested(depth: usize, children: u8) -> Vec<u8> {
+    // Thrift: field 1, the version; field 2, a list of structs.
+    let mut footer = vec![0x15, 0x02, 0x19, 0xfc];
+    let mut count = depth + 1;
+    while count >= 0x80 {
+        footer.push(count as u8 | 0x80);
+        count >>= 7;
+    }
+    footer.push(count as u8);
+    // Groups: required, a name, children. The column: a double, required, a name.
+    for _ in 0..depth {
+        footer.extend([0x35, 0x00, 0x18, 0x01, b'g', 0x15, 2 * children, 0x00]);
+    }
+    footer.extend([0x15, 0x0a, 0x25, 0x00, 0x18, 0x01, b'x', 0x00]);
+    // No rows, no row groups.
+    footer.extend([0x16, 0x00, 0x19, 0x0c, 0x00]);
+    let length = (footer.len() as u32).to_le_bytes();
+    [b"PAR1", &footer[..], &length, b"PAR1"].concat()
+}
+
+#[test]
+fn deep_schemas_are_refused() {
+    let open = |bytes| error(from_bytes("x", bytes, &Options::default()));
+    assert_eq!(open(nested(64, 1)), "x: the file has no row; expected a row for every point in time");
+    for depth in [65, 3000, 1_000_000] {
+        let e = open(nested(depth, 1));
+        assert_eq!(e, "x: its columns lie in more than 64 groups within groups: write the file again");
+    }
+    // More children than there are elements.
+    assert_eq!(open(nested(2, 60)), "x: its footer is damaged: write the file again");
+}
+
 #[test]
 fn truncated_files_are_refused() {
     let bytes = mixed(Compression::SNAPPY, WriterVersion::PARQUET_1_0);
