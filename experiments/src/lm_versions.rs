@@ -18,7 +18,7 @@ use anser_train::trainer::{Event, Trainer};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::records::{Records, recipe, spread, wanted, write};
+use crate::records::{Records, peak_bytes, recipe, spread, wanted, write};
 
 /// Versions and a transformer of equal size on one text
 #[derive(clap::Args)]
@@ -206,14 +206,11 @@ pub(crate) fn measure(args: &MeasureArgs) -> Result<()> {
         rates.push(args.context as f64 / began.elapsed().as_secs_f64());
     }
     rates.sort_by(f64::total_cmp);
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
     let record = Record::Cost {
         architecture: args.architecture,
         context: args.context,
         tokens_per_second: rates[1],
-        peak_bytes: peak.unwrap_or(0) * 1024,
+        peak_bytes: peak_bytes(),
     };
     println!("{}", serde_json::to_string(&record)?);
     Ok(())

@@ -87,3 +87,10 @@ pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     eprintln!("wrote {}", path.display());
     Ok(())
 }
+
+/// Peak memory of this process; 0 where the system does not say.
+pub(crate) fn peak_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB"));
+    line.and_then(|kib| kib.trim().parse().ok()).map_or(0, |kib: u64| kib * 1024)
+}

@@ -1,7 +1,5 @@
 //! Forecasts that any other must beat. A window is [L, M], its forecast [H, M], both row by row.
 
-use crate::Error;
-
 /// The last row again and again.
 ///
 /// # Panics
@@ -33,22 +31,4 @@ pub fn drift(window: &[f64], width: usize, horizon: usize) -> Vec<f64> {
     (1..=horizon)
         .flat_map(|h| first.iter().zip(last).map(move |(first, last)| last + (last - first) / steps * h as f64))
         .collect()
-}
-
-/// Checks that `rows` hold a window: `look_back` rows and `horizon` rows after them.
-///
-/// # Errors
-/// [`Error::Argument`] for a zero; [`Error::TooShort`].
-pub fn check_window(name: &str, rows: usize, look_back: usize, horizon: usize) -> Result<(), Error> {
-    for (argument, value) in [("look-back", look_back), ("horizon", horizon)] {
-        if value == 0 {
-            return Err(Error::Argument { name: argument, found: "0".into(), expected: "at least 1 row".into() });
-        }
-    }
-    let needed = look_back.saturating_add(horizon);
-    if rows < needed {
-        let what = format!("a look-back of {look_back} and a horizon of {horizon}");
-        return Err(Error::TooShort { file: name.into(), what, needed, found: rows });
-    }
-    Ok(())
 }

@@ -7,7 +7,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use anser_checkpoint::{Dtype, Tensor, TensorFile, write_safetensors};
-use anser_nn::gradients::Trainable;
 use anser_nn::model::dlinear::DLinear;
 use anser_series::split::origins;
 use anser_train::Error;
@@ -16,6 +15,7 @@ use anser_train::random::Random;
 use anser_train::schedule::{Curve, Schedule};
 use anser_train::series::Scaled;
 use anser_train::series::backtest::{Windows, backtest};
+use anser_train::series::fit::tensors;
 use anser_train::trainer::{Objective, Outcome, Recipe, Trainer};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -50,8 +50,7 @@ pub(super) fn load(path: &Path, horizon: usize) -> Result<DLinear> {
 }
 
 fn save(model: &DLinear, path: &Path) -> Result<()> {
-    let mut tensors = Vec::new();
-    model.read(|name, shape, values| tensors.push((name.to_string(), shape.to_vec(), values.to_vec())));
+    let tensors = tensors(model);
     let tensors: Vec<Tensor<'_>> =
         tensors.iter().map(|(name, shape, values)| Tensor::from_f32(name, &shape[..], Dtype::F32, values)).collect();
     Ok(write_safetensors(path, &tensors, &[])?)

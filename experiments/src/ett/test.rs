@@ -1,7 +1,7 @@
 //! The test columns: every window of every model there is, once; and what a forecast costs.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{CONTENDERS, Contender, FILES, HORIZONS, RIMER, Task, rivals, table, train};
-use crate::records::Records;
+use crate::records::{Records, peak_bytes};
 
 /// What is measured.
 #[derive(clap::Args)]
@@ -266,16 +266,8 @@ pub(super) fn measure(args: &MeasureArgs) -> Result<()> {
         rows: args.streamed.unwrap_or(args.look_back),
         streamed: args.streamed.is_some(),
         milliseconds: times[times.len() / 2],
-        peak_bytes: peak(Path::new("/proc/self/status")),
+        peak_bytes: peak_bytes(),
     };
     println!("{}", serde_json::to_string(&cost)?);
     Ok(())
-}
-
-/// Peak memory of this process; 0 where the system does not say.
-fn peak(status: &Path) -> u64 {
-    let status = std::fs::read_to_string(status).unwrap_or_default();
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
-    kib.map_or(0, |kib: u64| kib * 1024)
 }

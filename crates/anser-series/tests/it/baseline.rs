@@ -1,9 +1,7 @@
 //! Forecasts by rule.
 
-use anser_series::baseline::{check_window, drift, last_value, seasonal_naive};
+use anser_series::baseline::{drift, last_value, seasonal_naive};
 use proptest::prelude::*;
-
-use crate::util::error;
 
 /// Three rows of two columns.
 const WINDOW: [f64; 6] = [1.0, 10.0, 2.0, 30.0, 4.0, 20.0];
@@ -27,18 +25,6 @@ fn windows_shorter_than_the_season() {
 #[test]
 fn no_horizon_no_forecast() {
     assert!(last_value(&WINDOW, 2, 0).is_empty() && drift(&WINDOW, 2, 0).is_empty());
-}
-
-#[test]
-fn windows_are_checked() {
-    assert!(check_window("x.csv", 432, 336, 96).is_ok());
-    assert_eq!(
-        error(check_window("x.csv", 431, 336, 96)),
-        "x.csv: 431 rows, but a look-back of 336 and a horizon of 96 takes at least 432"
-    );
-    assert_eq!(error(check_window("x.csv", 10, 0, 1)), "look-back is 0, expected at least 1 row");
-    assert_eq!(error(check_window("x.csv", 10, 1, 0)), "horizon is 0, expected at least 1 row");
-    assert!(check_window("x.csv", 10, usize::MAX, 1).is_err());
 }
 
 #[test]

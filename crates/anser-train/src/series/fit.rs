@@ -133,7 +133,7 @@ pub fn fit(
 }
 
 /// The parameters of a model by name.
-pub fn tensors(model: &SeriesModel) -> Vec<(String, Vec<usize>, Vec<f32>)> {
+pub fn tensors(model: &impl Trainable) -> Vec<(String, Vec<usize>, Vec<f32>)> {
     let mut tensors = Vec::new();
     model.read(|name, shape, values| tensors.push((name.to_string(), shape.to_vec(), values.to_vec())));
     tensors
