@@ -88,7 +88,7 @@ def packed(path, version, storage):
         "layer_norm_eps": 1e-5, "group_norm_eps": 64e-5,
     }
     description = {
-        "version": 1, "config": config, "recipe": storage, "fingerprint": "0" * 64, "dtype": "bf16", "tokenizer": "byte",
+        "version": 2, "config": config, "recipe": storage, "fingerprint": "0" * 64, "dtype": "bf16", "tokenizer": "byte",
         "chat_template": None, "matrices": matrices,
     }
     header["__metadata__"] = {"anser": json.dumps(description)}

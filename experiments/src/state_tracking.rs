@@ -61,7 +61,7 @@ struct Record {
     accuracy: Vec<f64>,
 }
 
-const LAYERS: usize = 2;
+const LAYERS: usize = 4;
 const ROWS: usize = 64;
 
 struct Words {
@@ -77,8 +77,8 @@ impl Data for Words {
 
 pub(crate) fn run(args: &Args) -> Result<()> {
     let scale = match args.quick {
-        true => Scale { groups: &[Group::A5], seeds: 1, steps: 2500, width: 64, learned: 6, asked: 16 },
-        false => Scale { groups: &[Group::A5, Group::S5], seeds: 3, steps: 8000, width: 64, learned: 6, asked: 16 },
+        true => Scale { groups: &[Group::A5], seeds: 1, steps: 1200, width: 64, learned: 6, asked: 16 },
+        false => Scale { groups: &[Group::A5, Group::S5], seeds: 3, steps: 8000, width: 64, learned: 12, asked: 24 },
     };
     let folder = if args.quick { args.out.join("quick") } else { args.out.clone() };
     let mut records = Records::<Record>::open(&folder)?;

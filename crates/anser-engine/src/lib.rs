@@ -38,7 +38,7 @@ mod state;
 mod synthetic;
 
 pub use anser_checkpoint::{Config, Version};
-pub use anser_kernels::linear::Storage;
+pub use anser_kernels::linear::{InputBits, Storage};
 pub use divergence::{Divergence, divergence};
 pub use error::Error;
 pub use executor::{Executor, Observer, Tap};

@@ -6,7 +6,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use anser_kernels::linear::{Epilogue, Matrix, Product, Storage, products};
+use anser_kernels::linear::{Epilogue, InputBits, Matrix, Product, Storage, products};
 use anser_kernels::pool::Pool;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -30,17 +30,35 @@ fn pool() -> Pool {
     Pool::new(threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())))
 }
 
-fn matrix(pool: &Pool, storage: Storage, [rows, cols]: [usize; 2]) -> Matrix {
+/// Storages, and the bits of the inputs that codes are multiplied with.
+const FLOATS: [(Storage, InputBits); 3] =
+    [(Storage::F32, InputBits::Sixteen), (Storage::Bf16, InputBits::Sixteen), (Storage::F16, InputBits::Sixteen)];
+const CODES: [(Storage, InputBits); 4] = [
+    (Storage::Int8, InputBits::Sixteen),
+    (Storage::Int4, InputBits::Sixteen),
+    (Storage::Int8, InputBits::Eight),
+    (Storage::Int4, InputBits::Eight),
+];
+
+fn name((storage, inputs): (Storage, InputBits)) -> String {
+    match inputs {
+        InputBits::Sixteen => storage.to_string(),
+        InputBits::Eight => format!("{storage} with 8-bit inputs"),
+    }
+}
+
+fn matrix(pool: &Pool, (storage, inputs): (Storage, InputBits), [rows, cols]: [usize; 2]) -> Matrix {
     let value = |row: usize, k: usize| ((row * 31 + k * 17) % 101) as f32 * 0.01 - 0.5;
     Matrix::pack(pool, storage, rows, cols, |row, out| {
         out.iter_mut().enumerate().for_each(|(k, out)| *out = value(row, k));
     })
+    .with_inputs(inputs)
 }
 
 fn decode(criterion: &mut Criterion) {
     let pool = pool();
     let mut group = criterion.benchmark_group(format!("token, {} threads", pool.threads()));
-    for storage in [Storage::F32, Storage::Bf16, Storage::F16, Storage::Int8, Storage::Int4] {
+    for storage in FLOATS.into_iter().chain(CODES) {
         let region = |shapes: &[[usize; 2]]| shapes.iter().map(|&s| matrix(&pool, storage, s)).collect();
         let mut regions: Vec<Vec<Matrix>> = (0..LAYERS).flat_map(|_| LAYER.map(region)).collect();
         regions.push(vec![matrix(&pool, storage, [VOCAB, WIDTH])]);
@@ -48,7 +66,7 @@ fn decode(criterion: &mut Criterion) {
             let x = vec![0.5; rows * FFN];
             let mut y: Vec<Vec<f32>> = (0..LAYER[0].len()).map(|_| vec![0.0; rows * VOCAB]).collect();
             group.throughput(Throughput::Bytes(regions.iter().flatten().map(|w| w.bytes() as u64).sum()));
-            group.bench_function(format!("{storage} x {rows}"), |bencher| {
+            group.bench_function(format!("{} x {rows}", name(storage)), |bencher| {
                 bencher.iter(|| {
                     for region in &regions {
                         let mut all: Vec<Product> = (region.iter().zip(&mut y))
@@ -71,13 +89,13 @@ fn decode(criterion: &mut Criterion) {
 fn prefill(criterion: &mut Criterion) {
     let pool = pool();
     let mut group = criterion.benchmark_group(format!("product, {} threads", pool.threads()));
-    for storage in [Storage::F32, Storage::Bf16, Storage::Int8, Storage::Int4] {
+    for storage in FLOATS.into_iter().chain(CODES) {
         for [rows, cols, outputs] in [[256, WIDTH, WIDTH], [256, WIDTH, FFN], [256, FFN, WIDTH], [16, WIDTH, FFN]] {
             let w = matrix(&pool, storage, [outputs, cols]);
             let x = vec![0.5; rows * cols];
             let mut y = vec![0.0; rows * outputs];
             group.throughput(Throughput::Elements((2 * rows * cols * outputs) as u64));
-            group.bench_function(format!("{storage} {rows}x{cols}x{outputs}"), |bencher| {
+            group.bench_function(format!("{} {rows}x{cols}x{outputs}", name(storage)), |bencher| {
                 bencher.iter(|| products(&pool, &mut [Product { w: &w, x: &x, y: &mut y, then: Epilogue::Store }]))
             });
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anser_checkpoint::{Blocks, Dtype, PackedMatrix, PackedWriter, Tensor};
-use anser_kernels::linear::{BlockFormat, Matrix, Packed, PackedError, Storage, packed_len};
+use anser_kernels::linear::{BlockFormat, InputBits, Matrix, Packed, PackedError, Storage, packed_len};
 use anser_kernels::norm::layer_norm;
 use anser_kernels::pool::Pool;
 
@@ -22,6 +22,7 @@ pub(super) struct Loader<'a> {
     /// Whether what the source holds quantised is taken as it is.
     as_stored: bool,
     placement: Placement,
+    inputs: InputBits,
     /// Everything that is loaded is written there too.
     writer: Option<Mutex<&'a mut PackedWriter>>,
     bytes: AtomicUsize,
@@ -58,6 +59,7 @@ impl<'a> Loader<'a> {
             recipe,
             as_stored: options.recipe.is_none(),
             placement: options.placement,
+            inputs: options.inputs,
             writer: writer.map(Mutex::new),
             bytes: AtomicUsize::new(0),
         })
@@ -186,6 +188,12 @@ impl<'a> Loader<'a> {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// A matrix as it is held, multiplied with the inputs asked for.
+    fn counted(&self, matrix: Matrix) -> Matrix {
+        self.count(matrix.bytes());
+        matrix.with_inputs(self.inputs)
+    }
+
     /// Has a tensor written as it is, where everything is.
     pub(super) fn keep_tensor(&self, tensor: &Tensor<'_>) {
         if let Some(mut writer) = self.writer() {
@@ -230,9 +238,7 @@ impl<'a> Loader<'a> {
                 Matrix::from_packed(storage, rows, cols, Packed::Copied { bytes, release })
             }
         };
-        let matrix = matrix.map_err(|error| fail(&error))?;
-        self.count(matrix.bytes());
-        Ok(matrix)
+        Ok(self.counted(matrix.map_err(|error| fail(&error))?))
     }
 
     /// A matrix that GGUF holds in blocks, rearranged and not changed.
@@ -258,8 +264,7 @@ impl<'a> Loader<'a> {
                 }
             })?;
         blocks.release();
-        self.count(matrix.bytes());
-        Ok(matrix)
+        Ok(self.counted(matrix))
     }
 
     /// A whole tensor in f32, refused unless finite.
@@ -301,10 +306,7 @@ impl<'a> Loader<'a> {
         });
         match bad.into_inner().unwrap_or_else(PoisonError::into_inner) {
             Some((row, value)) => Err(self.refuse(name, row, value)),
-            None => {
-                self.count(matrix.bytes());
-                Ok(matrix)
-            }
+            None => Ok(self.counted(matrix)),
         }
     }
 

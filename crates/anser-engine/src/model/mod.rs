@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anser_checkpoint::{Blocks, Checkpoint, Config, Dtype, PackedHeader, PackedMatrix, PackedWriter, Tensor, Version};
-use anser_kernels::linear::{Epilogue, Matrix, Product, products};
+use anser_kernels::linear::{Epilogue, InputBits, Matrix, Product, products};
 
 use crate::executor::Arena;
 use crate::recipe::Recipe;
@@ -136,12 +136,20 @@ impl Source for Checkpoint {
 }
 
 /// How to load a model.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 pub struct LoadOptions {
     /// Storage of the matrices; `None` keeps what the checkpoint has, blocks of a quantised file included.
     pub recipe: Option<Recipe>,
     /// Where the matrices of a packed file are held.
     pub placement: Placement,
+    /// What quantised matrices are multiplied with: 8 bits, unless asked for more. Each is an arithmetic of its own.
+    pub inputs: InputBits,
+}
+
+impl Default for LoadOptions {
+    fn default() -> LoadOptions {
+        LoadOptions { recipe: None, placement: Placement::default(), inputs: InputBits::Eight }
+    }
 }
 
 impl From<Recipe> for LoadOptions {
@@ -171,15 +179,15 @@ pub fn load(source: Arc<dyn Source>, exec: &Executor, options: &LoadOptions) -> 
     read(source, exec, options, None)
 }
 
-/// Loads `source` by `recipe` and writes it to `path` as a packed file, which loads as the same model; returns the model
-/// and the size of the file. `describe` completes what the file says about itself.
+/// Loads `source` by `options` and writes it to `path` as a packed file, which loads as the same model; returns the model
+/// and the size of the file. `header` is what the file says about itself.
 ///
 /// # Errors
 /// As [`load`]; [`Error::Checkpoint`] when the file cannot be written, [`Error::Packed`] when `source` is packed already.
 pub fn pack(
     source: Arc<dyn Source>,
     exec: &Executor,
-    recipe: Recipe,
+    options: &LoadOptions,
     path: &Path,
     header: PackedHeader,
 ) -> Result<(Box<dyn Model>, u64), Error> {
@@ -188,7 +196,7 @@ pub fn pack(
         return Err(Error::Packed { path: source.path().to_path_buf(), what });
     }
     let mut writer = PackedWriter::create(path, header)?;
-    let model = read(source, exec, &recipe.into(), Some(&mut writer))?;
+    let model = read(source, exec, options, Some(&mut writer))?;
     Ok((model, writer.finish()?))
 }
 

@@ -3,30 +3,35 @@
 
 use std::sync::Arc;
 
-use anser_engine::{Batch, Config, Executor, Logits, Model, Recipe, State, Synthetic, Version, load};
+use anser_engine::{
+    Batch, Config, Executor, InputBits, LoadOptions, Logits, Model, Recipe, State, Synthetic, Version, load,
+};
 use anser_testkit::Rng;
 use proptest::prelude::*;
 
 use crate::run;
 
 /// A random tiny model: head sizes 8..=128, widths and ranks that are multiples of nothing in particular.
-fn any_model() -> impl Strategy<Value = (Config, Recipe, u64)> {
+fn any_model() -> impl Strategy<Value = (Config, LoadOptions, u64)> {
     let version = prop::sample::select(Version::ALL.to_vec());
     let head_size = prop::sample::select(vec![8usize, 11, 16, 24, 32, 64, 100, 128]);
     let ranks = (1usize..20, 1usize..20, 1usize..20, 1usize..20, 1usize..20);
     let sizes = (1usize..=3, 1usize..=3, 3usize..70, 5usize..90);
-    (version, head_size, ranks, sizes, 0..Recipe::ALL.len(), any::<u64>()).prop_map(
-        |(version, head_size, (mix, decay, a, v, g), (heads, layers, vocab, ffn), recipe, seed)| {
+    let inputs = prop::sample::select(vec![InputBits::Sixteen, InputBits::Eight]);
+    let options = (prop::sample::select(Recipe::ALL.to_vec()), inputs)
+        .prop_map(|(recipe, inputs)| LoadOptions { inputs, ..recipe.into() });
+    (version, head_size, ranks, sizes, options, any::<u64>()).prop_map(
+        |(version, head_size, (mix, decay, a, v, g), (heads, layers, vocab, ffn), options, seed)| {
             let heads = if head_size >= 64 { 1 } else { heads };
             let config = Synthetic::config(version, vocab, heads, head_size, layers, ffn, [mix, decay, a, v, g]);
-            (config, Recipe::ALL[recipe], seed)
+            (config, options, seed)
         },
     )
 }
 
-fn model(config: &Config, recipe: Recipe, seed: u64, exec: &Executor) -> Box<dyn Model> {
+fn model(config: &Config, options: LoadOptions, seed: u64, exec: &Executor) -> Box<dyn Model> {
     let source = Synthetic::new(config.clone(), seed);
-    load(Arc::new(source), exec, &recipe.into()).unwrap()
+    load(Arc::new(source), exec, &options).unwrap()
 }
 
 fn tokens(rng: &mut Rng, n: usize, vocab: usize) -> Vec<u32> {
@@ -37,9 +42,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn batch_is_single_and_padding_is_invisible((config, recipe, seed) in any_model(), lengths in prop::collection::vec(0usize..9, 1..6)) {
+    fn batch_is_single_and_padding_is_invisible((config, options, seed) in any_model(), lengths in prop::collection::vec(0usize..9, 1..6)) {
         let mut exec = Executor::new(2);
-        let model = model(&config, recipe, seed, &exec);
+        let model = model(&config, options, seed, &exec);
         let mut rng = Rng(seed);
         // Every sequence first reads a little on its own, so that no state of the batch is zero.
         let warm: Vec<State> = lengths.iter().map(|_| {
@@ -75,9 +80,9 @@ proptest! {
     }
 
     #[test]
-    fn chunked_is_sequential_and_prefill_is_decode((config, recipe, seed) in any_model(), cuts in prop::collection::vec(1usize..7, 1..5)) {
+    fn chunked_is_sequential_and_prefill_is_decode((config, options, seed) in any_model(), cuts in prop::collection::vec(1usize..7, 1..5)) {
         let mut exec = Executor::new(2);
-        let model = model(&config, recipe, seed, &exec);
+        let model = model(&config, options, seed, &exec);
         let mut rng = Rng(seed);
         let text = tokens(&mut rng, cuts.iter().sum(), config.vocab);
         let mut whole_state = model.new_state();
@@ -99,9 +104,9 @@ proptest! {
     }
 
     #[test]
-    fn resumed_is_uninterrupted((config, recipe, seed) in any_model(), before in 1usize..6, after in 1usize..6) {
+    fn resumed_is_uninterrupted((config, options, seed) in any_model(), before in 1usize..6, after in 1usize..6) {
         let mut exec = Executor::new(1);
-        let model = model(&config, recipe, seed, &exec);
+        let model = model(&config, options, seed, &exec);
         let mut rng = Rng(seed);
         let text = tokens(&mut rng, before + after, config.vocab);
         let mut state = model.new_state();
@@ -114,7 +119,7 @@ proptest! {
         fork.to_file("fingerprint").save(&path).unwrap();
         let file = anser_checkpoint::state::StateFile::load(&path).unwrap();
         // A new process: the model is loaded again.
-        let model = self::model(&config, recipe, seed, &exec);
+        let model = self::model(&config, options, seed, &exec);
         let mut resumed = model.new_state();
         resumed.restore(&file).unwrap();
         prop_assert_eq!(resumed.tokens(), before as u64);
@@ -123,9 +128,9 @@ proptest! {
     }
 
     #[test]
-    fn last_and_chosen_rows_are_rows_of_all((config, recipe, seed) in any_model(), lengths in prop::collection::vec(0usize..5, 1..4)) {
+    fn last_and_chosen_rows_are_rows_of_all((config, options, seed) in any_model(), lengths in prop::collection::vec(0usize..5, 1..4)) {
         let mut exec = Executor::new(2);
-        let model = model(&config, recipe, seed, &exec);
+        let model = model(&config, options, seed, &exec);
         let mut rng = Rng(seed);
         let packed = tokens(&mut rng, lengths.iter().sum(), config.vocab);
         let mut borders = vec![0];
@@ -162,7 +167,7 @@ fn storage_changes_nothing_on_representable_weights() {
         let results: Vec<Vec<f32>> = [Recipe::F32, Recipe::BF16, Recipe::F16]
             .into_iter()
             .map(|recipe| {
-                let model = model(&config, recipe, 5, &exec);
+                let model = model(&config, recipe.into(), 5, &exec);
                 run(&*model, &mut exec, &text, &mut model.new_state())
             })
             .collect();

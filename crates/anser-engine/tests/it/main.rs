@@ -13,15 +13,15 @@ mod tuned_state;
 use std::sync::Arc;
 
 use anser_checkpoint::Checkpoint;
-use anser_engine::{Batch, Executor, Logits, Model, Recipe, State, load};
+use anser_engine::{Batch, Executor, LoadOptions, Logits, Model, State, load};
 
 /// The model of a golden file, by the given recipe.
-fn golden_model(name: &str, recipe: Recipe, exec: &Executor) -> Box<dyn Model> {
+fn golden_model(name: &str, options: impl Into<LoadOptions>, exec: &Executor) -> Box<dyn Model> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.safetensors");
     anser_testkit::write_weights(name, &path);
     let checkpoint = Checkpoint::open(&path).unwrap();
-    load(Arc::new(checkpoint), exec, &recipe.into()).unwrap()
+    load(Arc::new(checkpoint), exec, &options.into()).unwrap()
 }
 
 /// Logits of every token of one sequence.

@@ -13,13 +13,13 @@ fn write(source: &Synthetic, recipe: Recipe, path: &Path, exec: &Executor) -> Bo
     let mut header = PackedHeader::new(source.config().clone(), recipe.name.into(), "print".into(), source.dtype());
     header.tokenizer = PackedTokenizer::Json("{}".into());
     header.chat_template = Some("template".into());
-    let (model, bytes) = pack(Arc::new(source.clone()), exec, recipe, path, header).unwrap();
+    let (model, bytes) = pack(Arc::new(source.clone()), exec, &recipe.into(), path, header).unwrap();
     assert_eq!(bytes, std::fs::metadata(path).unwrap().len());
     model
 }
 
 fn open(path: &Path, exec: &Executor, placement: Placement) -> Result<Box<dyn Model>, Error> {
-    load(Arc::new(Checkpoint::open(path)?), exec, &LoadOptions { recipe: None, placement })
+    load(Arc::new(Checkpoint::open(path)?), exec, &LoadOptions { placement, ..LoadOptions::default() })
 }
 
 #[test]
@@ -63,7 +63,8 @@ fn what_is_packed_stays_as_it_is() {
     let error = checkpoint.tensor("head.weight").unwrap_err();
     assert!(error.to_string().contains("packed matrix `head.weight`"), "{error}");
     let header = PackedHeader::new(checkpoint.config().clone(), "int8".into(), String::new(), checkpoint.dtype());
-    let again = pack(checkpoint, &exec, Recipe::INT8, &folder.path().join("again.anser"), header).err().unwrap();
+    let again =
+        pack(checkpoint, &exec, &Recipe::INT8.into(), &folder.path().join("again.anser"), header).err().unwrap();
     assert!(again.to_string().contains("packed already, as int8"), "{again}");
     assert!(!folder.path().join("again.anser").exists());
 }
@@ -113,7 +114,7 @@ fn changed_descriptions_are_refused() {
     let bad = folder.path().join("bad.anser");
     // The description is a string in the header: quotes are escaped. Replacements keep the length.
     for (from, to, expected) in [
-        (r#"\"version\":1"#, r#"\"version\":9"#, "version 9 of packed files"),
+        (r#"\"version\":2"#, r#"\"version\":9"#, "version 9 of packed files"),
         (r#"\"layers\":2"#, r#"\"layers\":9"#, "is missing"),
         (r#"\"layers\":2"#, r#"\"layers\":0"#, "layers: expected 1 to"),
         (r#"\"heads\":2"#, r#"\"heads\":7"#, "heads: expected"),

@@ -8,10 +8,10 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::memory::{Owner, Weights};
-use super::quant::layout::{Layout, Row};
+use super::quant::layout::{Layout, Row, Scales};
 use super::quant::pack::quantise;
 use super::quant::repack::BlockFormat;
-use super::{Float, Kind, PANEL, Storage, packed_len};
+use super::{Float, InputBits, Kind, PANEL, Storage, packed_len};
 use crate::pool::{Pool, SharedMut};
 use crate::simd::level;
 
@@ -25,6 +25,7 @@ pub struct Matrix {
     storage: Storage,
     rows: usize,
     cols: usize,
+    inputs: InputBits,
     weights: Weights,
 }
 
@@ -250,7 +251,7 @@ impl Matrix {
                 Weights::borrow(&owner, range).unwrap_or_else(|| copy(part, &|_| ()))
             }
         };
-        Matrix { storage, rows, cols, weights }.with_finite_scales()
+        Matrix { storage, rows, cols, inputs: InputBits::Sixteen, weights }.with_finite_scales()
     }
 
     /// This matrix, unless one of its scales is NaN or infinite.
@@ -264,6 +265,18 @@ impl Matrix {
             }
         }
         Ok(self)
+    }
+
+    /// The same matrix, multiplied with inputs of so many bits; without this, of 16. Floats take inputs as they are.
+    #[must_use]
+    pub fn with_inputs(self, inputs: InputBits) -> Matrix {
+        let halves = matches!(self.storage.kind(), Kind::Codes(Layout { scales: Scales::Sixteen, .. }));
+        Matrix { inputs: if halves { InputBits::Sixteen } else { inputs }, ..self }
+    }
+
+    /// What inputs become before they are multiplied with codes.
+    pub fn inputs(&self) -> InputBits {
+        self.inputs
     }
 
     /// The number of outputs.
@@ -342,7 +355,7 @@ impl Matrix {
         assert!(cols > 0, "a matrix needs at least one column");
         let length = packed_len(storage, rows, cols);
         assert!(length.is_some(), "[{rows}, {cols}] is more than can be addressed");
-        Matrix { storage, rows, cols, weights: Weights::new(length.unwrap_or(0)) }
+        Matrix { storage, rows, cols, inputs: InputBits::Sixteen, weights: Weights::new(length.unwrap_or(0)) }
     }
 
     /// A matrix of codes, row by row.

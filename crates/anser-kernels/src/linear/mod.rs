@@ -56,6 +56,16 @@ pub enum Storage {
     Q6K,
 }
 
+/// The integers that a row of x becomes before it is multiplied with codes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InputBits {
+    /// One step for 256 columns: an error of about 1 in 100,000.
+    Sixteen,
+    /// One step for 32 columns: an error of about 1 in 200, as much as that of [`Storage::Int8`], for about half the
+    /// time where bound by arithmetic. [`Storage::Q6K`] does not have it, and takes 16.
+    Eight,
+}
+
 /// What a storage means to the kernels.
 #[derive(Clone, Copy)]
 enum Kind {

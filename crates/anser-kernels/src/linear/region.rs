@@ -262,7 +262,8 @@ fn quantise_inputs(level: Level, pool: &Pool, tasks: &mut Tasks<'_>, activations
         if let Kind::Float(_) = task.w.storage().kind() {
             continue;
         }
-        let same = |known: &Task<'_>| (known.x, known.rows, known.w.cols()) == (task.x, task.rows, task.w.cols());
+        let input = |task: &Task<'_>| (task.x, task.rows, task.w.cols(), task.w.inputs());
+        let same = |known: &Task<'_>| input(known) == input(task);
         *place = match inputs.iter().find(|(known, _)| same(known)) {
             Some((_, place)) => *place,
             None => {
@@ -293,7 +294,7 @@ fn quantise_inputs(level: Level, pool: &Pool, tasks: &mut Tasks<'_>, activations
                     let length = (cols - b * BLOCK).min(BLOCK);
                     std::slice::from_raw_parts(task.x.add(row * cols + b * BLOCK), length)
                 };
-                quantise_at(level, x, &mut activations[at - range.start]);
+                quantise_at(level, task.w.inputs(), x, &mut activations[at - range.start]);
             }
         }
     });
@@ -379,6 +380,7 @@ fn compute(level: Level, task: &Task<'_>, costs: &Range<usize>) {
                     level,
                     &kernel::Piece {
                         layout,
+                        inputs: task.w.inputs(),
                         codes: task.w.start(),
                         scales: task.w.start().add(task.w.scales_at(layout)),
                         code_bytes: layout.code_bytes(cols),

@@ -8,13 +8,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anser::demo;
-use anser_engine::{Batch, Executor, LoadOptions, Logits, Model, Placement, Recipe, Source, State, Synthetic, load};
+use anser_engine::{
+    Batch, Executor, InputBits, LoadOptions, Logits, Model, Placement, Recipe, Source, State, Synthetic, load,
+};
 use anser_kernels::simd;
 use anyhow::Result;
 use serde::Serialize;
 
 use super::error::{Interrupted, usage};
-use super::model::{ModelArgs, parse_recipe, pin};
+use super::model::{ModelArgs, parse_inputs, parse_recipe, pin};
 use super::output::{self, Interrupt, Spinner};
 use super::since_start_ms;
 
@@ -40,6 +42,10 @@ pub(crate) struct Args {
     /// Storage of the matrices: f32, bf16, f16, int8 or int4 [default: as in the checkpoint; bf16 for --synthetic]
     #[arg(long, value_name = "TYPE", value_parser = parse_recipe)]
     dtype: Option<Recipe>,
+
+    /// Bits of what quantised matrices are multiplied with [default: 8]
+    #[arg(long, value_name = "8|16", value_parser = parse_inputs)]
+    activations: Option<InputBits>,
 
     /// Copy a packed file into huge pages instead of mapping it
     #[arg(long)]
@@ -137,7 +143,11 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let spinner = Spinner::new(format!("loading {name}"));
     let mut exec = Executor::new(args.threads);
     let placement = if args.copy_weights { Placement::Copied } else { Placement::Mapped };
-    let model = load(source, &exec, &LoadOptions { recipe, placement })?;
+    let model = load(
+        source,
+        &exec,
+        &LoadOptions { recipe, placement, inputs: args.activations.unwrap_or(LoadOptions::default().inputs) },
+    )?;
     drop(spinner);
     if args.pin_threads {
         pin(&exec)?;

@@ -7,7 +7,7 @@ use std::time::Instant;
 use anser::demo;
 use anser_checkpoint::state::{Accept, StateFile};
 use anser_checkpoint::{Checkpoint, OpenOptions, TokenizerHint};
-use anser_engine::{Executor, LoadOptions, Model, Placement, Recipe, State, load};
+use anser_engine::{Executor, InputBits, LoadOptions, Model, Placement, Recipe, State, load};
 use anser_tokenizer::Tokenizer;
 use anyhow::{Context, Result};
 
@@ -35,6 +35,10 @@ pub(crate) struct LoadArgs {
     /// Storage of the matrices: f32, bf16, f16, int8 or int4 [default: as in the checkpoint]
     #[arg(long, value_name = "TYPE", value_parser = parse_recipe, help_heading = "Model")]
     pub(crate) dtype: Option<Recipe>,
+
+    /// Bits of what quantised matrices are multiplied with: 16 are more precise, 8 faster on long prompts [default: 8]
+    #[arg(long, value_name = "8|16", value_parser = parse_inputs, help_heading = "Model")]
+    pub(crate) activations: Option<InputBits>,
 
     /// Copy a packed file into huge pages instead of mapping it: a slower start, faster decoding
     #[arg(long, help_heading = "Model")]
@@ -92,7 +96,7 @@ impl LoadArgs {
     /// What the engine is told.
     pub(crate) fn options(&self) -> LoadOptions {
         let placement = if self.copy_weights { Placement::Copied } else { Placement::Mapped };
-        LoadOptions { recipe: self.dtype, placement }
+        LoadOptions { recipe: self.dtype, placement, inputs: self.activations.unwrap_or(LoadOptions::default().inputs) }
     }
 }
 
@@ -236,6 +240,14 @@ impl Loaded {
 
 pub(crate) fn parse_recipe(text: &str) -> Result<Recipe, String> {
     text.parse().map_err(|_| format!("expected one of {}", Recipe::ALL.map(|recipe| recipe.name).join(", ")))
+}
+
+pub(crate) fn parse_inputs(text: &str) -> Result<InputBits, String> {
+    match text {
+        "8" => Ok(InputBits::Eight),
+        "16" => Ok(InputBits::Sixteen),
+        _ => Err("expected 8 or 16".to_string()),
+    }
 }
 
 pub(crate) fn named_tokenizer(name: &str) -> Result<Tokenizer> {

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anser_checkpoint::{Checkpoint, PackedHeader, PackedTokenizer, TokenizerHint};
-use anser_engine::{Divergence, Executor, LoadOptions, Model, Recipe, divergence, load, pack};
+use anser_engine::{Divergence, Executor, InputBits, LoadOptions, Model, Recipe, divergence, load, pack};
 use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::error::{Interrupted, hinted, usage};
-use super::model::{ModelArgs, named_tokenizer};
+use super::model::{ModelArgs, named_tokenizer, parse_inputs};
 use super::output::{self, Interrupt, Progress, Spinner};
 use super::prompt;
 
@@ -55,6 +55,10 @@ pub(crate) struct Args {
     /// Number of threads [default: one a core]
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
+
+    /// Bits of what quantised matrices are multiplied with, in the measurement [default: 8]
+    #[arg(long, value_name = "8|16", value_parser = parse_inputs)]
+    activations: Option<InputBits>,
 
     /// Replace OUT if it exists
     #[arg(long)]
@@ -114,6 +118,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
     let mut exec = Executor::new(args.threads);
     let reference = load(checkpoint.clone(), &exec, &LoadOptions::default())?;
     drop(spinner);
+    let inputs = args.activations.unwrap_or(LoadOptions::default().inputs);
     let mut rows = vec![];
     let recipes: Vec<Recipe> = match (args.recipe, &args.out) {
         (Some(recipe), _) => vec![recipe],
@@ -124,13 +129,13 @@ pub(crate) fn run(args: Args) -> Result<()> {
         let spinner = Spinner::new(format!("rounding to {recipe}"));
         let (model, bytes) = match &args.out {
             None => {
-                let model = load(checkpoint.clone(), &exec, &recipe.into())?;
+                let model = load(checkpoint.clone(), &exec, &LoadOptions { inputs, ..recipe.into() })?;
                 let bytes = model.weight_bytes() as u64;
                 (model, bytes)
             }
             Some(out) => {
                 let header = describe(&from, &checkpoint, recipe)?;
-                pack(checkpoint.clone(), &exec, recipe, out, header)?
+                pack(checkpoint.clone(), &exec, &LoadOptions { inputs, ..recipe.into() }, out, header)?
             }
         };
         drop(spinner);

@@ -7,11 +7,11 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::region::{FEW, Part, Sums, finish_part};
-use super::super::{BLOCK, Epilogue, PANEL};
+use super::super::{BLOCK, Epilogue, InputBits, PANEL};
 use super::lanes::{Kernel, Lanes, load, store};
 use super::layout::{Codes, Layout, Scales};
 use super::source::{
-    Affine, Bytes, CodeSource, Half, Nibbles, ScaleSource, Sixteen, WIDE_CODES, WIDE_SCALES, WideScales, widen,
+    Affine, Bytes, CodeSource, Half, Nibbles, ScaleSource, Sixteen, WIDE_CODES, WIDE_SCALES, WideScales, lifted, widen,
 };
 use super::{Activations, GROUP};
 #[cfg(target_arch = "x86_64")]
@@ -40,6 +40,7 @@ const GROUPS: usize = BLOCK / GROUP;
 /// The part of a product that one thread computes in one go.
 pub(in super::super) struct Piece {
     pub(in super::super) layout: Layout,
+    pub(in super::super) inputs: InputBits,
     /// The planes of the whole matrix, and what a panel takes of each.
     pub(in super::super) codes: *const u8,
     pub(in super::super) scales: *const u8,
@@ -101,36 +102,50 @@ fn compute_at(level: Level, piece: &Piece, scratch: *mut u8) {
 }
 
 unsafe fn by_layout<I: Lanes>(piece: &Piece, scratch: *mut u8) {
+    type Plain = WideScales<32, false>;
+    type WithMinima = WideScales<32, true>;
     // SAFETY: by the contract of `compute`.
     unsafe {
         match (piece.layout.codes, piece.layout.scales) {
-            (Codes::Bytes, Scales::Half { .. }) => by_rows::<I, Bytes, Half<0>, WideScales<32, false>>(piece, scratch),
-            (Codes::Nibbles, Scales::Half { .. }) => {
-                by_rows::<I, Nibbles, Half<8>, WideScales<32, false>>(piece, scratch)
-            }
-            (Codes::Bytes, Scales::Affine) => by_rows::<I, Bytes, Affine, WideScales<32, true>>(piece, scratch),
-            (Codes::Nibbles, Scales::Affine) => by_rows::<I, Nibbles, Affine, WideScales<32, true>>(piece, scratch),
-            (_, Scales::Sixteen) => by_rows::<I, Bytes, Sixteen, WideScales<16, false>>(piece, scratch),
+            (Codes::Bytes, Scales::Half { .. }) => by_inputs::<I, Bytes, Half<0>, Plain>(piece, scratch),
+            (Codes::Nibbles, Scales::Half { .. }) => by_inputs::<I, Nibbles, Half<8>, Plain>(piece, scratch),
+            (Codes::Bytes, Scales::Affine) => by_inputs::<I, Bytes, Affine, WithMinima>(piece, scratch),
+            (Codes::Nibbles, Scales::Affine) => by_inputs::<I, Nibbles, Affine, WithMinima>(piece, scratch),
+            (_, Scales::Sixteen) => by_rows::<I, Bytes, Sixteen, WideScales<16, false>, false>(piece, scratch),
         }
     }
 }
 
-unsafe fn by_rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource>(piece: &Piece, scratch: *mut u8) {
+unsafe fn by_inputs<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource>(piece: &Piece, scratch: *mut u8) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        match piece.inputs {
+            InputBits::Sixteen => by_rows::<I, C, S, W, false>(piece, scratch),
+            InputBits::Eight => by_rows::<I, C, S, W, true>(piece, scratch),
+        }
+    }
+}
+
+/// From here on `E` says that x has 8 bits.
+unsafe fn by_rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const E: bool>(
+    piece: &Piece,
+    scratch: *mut u8,
+) {
     // SAFETY: by the contract of `compute`.
     unsafe {
         match piece.part.rows {
             // Two streams keep the memory busy where one instruction multiplies a whole panel: four were 20 % slower.
-            1 if I::ROOM => streams::<I, C, S, 1, 2>(piece),
+            1 if I::ROOM => streams::<I, C, S, 1, 2, E>(piece),
             // As many streams as accumulators allow: rows x streams x 2 registers.
-            1 if I::LANES > 4 => streams::<I, C, S, 1, 4>(piece),
-            2 if I::LANES > 4 => streams::<I, C, S, 2, 2>(piece),
-            ..=FEW if I::ROOM => few::<I, C, S>(piece),
-            1 => streams::<I, C, S, 1, 1>(piece),
+            1 if I::LANES > 4 => streams::<I, C, S, 1, 4, E>(piece),
+            2 if I::LANES > 4 => streams::<I, C, S, 2, 2, E>(piece),
+            ..=FEW if I::ROOM => few::<I, C, S, E>(piece),
+            1 => streams::<I, C, S, 1, 1, E>(piece),
             // The tile that fills the registers: 12 sums of 16 registers on AVX2, 24 of 32 on AVX-512.
             _ => match I::LANES {
-                16 => blocks::<I, C, S, W, 6, 2>(piece, scratch),
-                8 => blocks::<I, C, S, W, 6, 1>(piece, scratch),
-                _ => blocks::<I, C, S, W, 2, 1>(piece, scratch),
+                16 => blocks::<I, C, S, W, 6, 2, E>(piece, scratch),
+                8 => blocks::<I, C, S, W, 6, 1, E>(piece, scratch),
+                _ => blocks::<I, C, S, W, 2, 1, E>(piece, scratch),
             },
         }
     }
@@ -163,7 +178,9 @@ impl Kernel for Give<'_> {
 }
 
 /// Cuts the panels into `P` runs that are read side by side, each from front to back.
-unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(piece: &Piece) {
+unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: bool>(
+    piece: &Piece,
+) {
     let Range { start: first, end } = piece.part.panels;
     let length = (end - first) / P;
     // SAFETY: by the contract of `compute`; all panels are among the piece's.
@@ -173,10 +190,10 @@ unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const
             for p in 0..P {
                 panel[p] = first + p * length + i;
             }
-            I::run(Panels::<C, S, R, P> { piece, row: 0, panels: panel, kinds: PhantomData });
+            I::run(Panels::<C, S, R, P, E> { piece, row: 0, panels: panel, kinds: PhantomData });
         }
         for panel in first + P * length..end {
-            I::run(Panels::<C, S, R, 1> { piece, row: 0, panels: [panel], kinds: PhantomData });
+            I::run(Panels::<C, S, R, 1, E> { piece, row: 0, panels: [panel], kinds: PhantomData });
         }
         if !matches!(piece.part.then, Epilogue::Store | Epilogue::Add) {
             I::run(Finish { part: &piece.part });
@@ -186,7 +203,7 @@ unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const
 
 /// Three rows or more, straight from the packed form too, where there are registers for it: two panels after two panels,
 /// all rows, up to six at a time.
-unsafe fn few<I: Lanes, C: CodeSource, S: ScaleSource>(piece: &Piece) {
+unsafe fn few<I: Lanes, C: CodeSource, S: ScaleSource, const E: bool>(piece: &Piece) {
     let Range { start: first, end } = piece.part.panels;
     let length = (end - first) / 2;
     let pairs = (0..length).map(|i| [first + i, first + length + i]);
@@ -198,10 +215,10 @@ unsafe fn few<I: Lanes, C: CodeSource, S: ScaleSource>(piece: &Piece) {
             // SAFETY: by the contract of `compute`.
             unsafe {
                 row += match (piece.part.rows - row).div_ceil(tiles - tile) {
-                    ..=3 => height::<I, C, S, 3>(piece, row, panels),
-                    4 => height::<I, C, S, 4>(piece, row, panels),
-                    5 => height::<I, C, S, 5>(piece, row, panels),
-                    _ => height::<I, C, S, MOST>(piece, row, panels),
+                    ..=3 => height::<I, C, S, 3, E>(piece, row, panels),
+                    4 => height::<I, C, S, 4, E>(piece, row, panels),
+                    5 => height::<I, C, S, 5, E>(piece, row, panels),
+                    _ => height::<I, C, S, MOST, E>(piece, row, panels),
                 };
             }
         }
@@ -213,34 +230,36 @@ unsafe fn few<I: Lanes, C: CodeSource, S: ScaleSource>(piece: &Piece) {
 }
 
 /// `R` rows. Returns how many.
-unsafe fn height<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize>(
+unsafe fn height<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const E: bool>(
     piece: &Piece,
     row: usize,
     panels: [usize; 2],
 ) -> usize {
     // SAFETY: by the contract of `compute`.
-    unsafe { I::run(Panels::<C, S, R, 2> { piece, row, panels, kinds: PhantomData }) }
+    unsafe { I::run(Panels::<C, S, R, 2, E> { piece, row, panels, kinds: PhantomData }) }
     R
 }
 
 /// `R` rows of x from `row` on, times `P` panels, from the packed form.
-struct Panels<'a, C, S, const R: usize, const P: usize> {
+struct Panels<'a, C, S, const R: usize, const P: usize, const E: bool> {
     piece: &'a Piece,
     row: usize,
     panels: [usize; P],
     kinds: PhantomData<(C, S)>,
 }
 
-impl<C: CodeSource, S: ScaleSource, const R: usize, const P: usize> Kernel for Panels<'_, C, S, R, P> {
+impl<C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: bool> Kernel
+    for Panels<'_, C, S, R, P, E>
+{
     #[inline(always)]
     unsafe fn run<I: Lanes>(self) {
         // SAFETY: by the contract of `compute`.
-        unsafe { panels::<I, C, S, R, P>(self.piece, self.row, self.panels) }
+        unsafe { panels::<I, C, S, R, P, E>(self.piece, self.row, self.panels) }
     }
 }
 
 #[inline(always)]
-unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(
+unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: bool>(
     piece: &Piece,
     row: usize,
     panels: [usize; P],
@@ -268,7 +287,7 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
                 scales[p] = piece.scales.add(panels[p] * piece.scale_bytes + b * S::BLOCK);
             }
             let groups = (piece.groups - b * GROUPS).min(GROUPS);
-            let chain = block::<I, C, S, R, P>(x, codes, scales, groups, piece.octets, ahead);
+            let chain = block::<I, C, S, R, P, E>(x, codes, scales, groups, piece.octets, ahead);
             for r in 0..R {
                 let step = I::splat((*x.add(r)).step);
                 for p in 0..P {
@@ -286,7 +305,7 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
 
 /// `R` rows of x times a block of `P` panels, from the packed form, without the step of x.
 #[inline(always)]
-unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize>(
+unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: bool>(
     x: *const Activations,
     codes: [*const u8; P],
     scales: [*const u8; P],
@@ -303,7 +322,7 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
             }
             for part in 0..GROUP / S::COLUMNS {
                 let n = g * (GROUP / S::COLUMNS) + part;
-                let mut sums = [[I::no_sums(); P]; R];
+                let mut sums = if E && I::BYTES { first_sums::<I, S, R, P>(x, g) } else { [[I::no_sums(); P]; R] };
                 for octet in n * octets..(n + 1) * octets {
                     let mut at = codes;
                     for p in 0..P {
@@ -311,6 +330,11 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
                         for line in 0..C::OCTET / 64 {
                             I::prefetch(at[p].wrapping_add(ahead + line * 64));
                         }
+                    }
+                    if E && I::BYTES {
+                        bytes::<I, C, S, R, P, 0>(x, at, octet, &mut sums);
+                        bytes::<I, C, S, R, P, 1>(x, at, octet, &mut sums);
+                        continue;
                     }
                     if I::ROOM {
                         together::<I, C, R, P, 0>(x, at, octet, &mut sums);
@@ -331,11 +355,11 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
                     let scale = S::scale::<I>(scales[p], n);
                     for r in 0..R {
                         let mut sum = I::float(sums[r][p]);
-                        if S::OFFSET > 0.0 {
+                        if S::OFFSET > 0.0 && !(E && I::BYTES) {
                             // Exact: what is added and the result are integers below 2^24.
                             sum = I::multiply_add(I::splat(-S::OFFSET), I::splat((*x.add(r)).sums[g]), sum);
                         }
-                        chain[r][p] = I::multiply_add(scale, sum, chain[r][p]);
+                        chain[r][p] = I::multiply_add(scale, stepped::<I, E>(sum, x.add(r), g), chain[r][p]);
                     }
                 }
             }
@@ -343,12 +367,53 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
                 for p in 0..P {
                     let minimum = S::minimum::<I>(scales[p], g);
                     for r in 0..R {
-                        chain[r][p] = I::multiply_add(minimum, I::splat((*x.add(r)).sums[g]), chain[r][p]);
+                        chain[r][p] = I::multiply_add(minimum, I::splat((*x.add(r)).scaled[g]), chain[r][p]);
                     }
                 }
             }
         }
         chain
+    }
+}
+
+/// What sums of products of bytes begin with: lifted codes are 128 too large.
+#[inline(always)]
+unsafe fn first_sums<I: Lanes, S: ScaleSource, const R: usize, const P: usize>(
+    x: *const Activations,
+    g: usize,
+) -> [[I::Sums; P]; R] {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let mut sums = [[I::no_sums(); P]; R];
+        if S::LIFT > 0 {
+            for r in 0..R {
+                sums[r] = [I::splat_sums((*x.add(r)).offsets[g]); P];
+            }
+        }
+        sums
+    }
+}
+
+/// Four columns of eight as bytes, of all panels.
+#[inline(always)]
+unsafe fn bytes<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const HALF: usize>(
+    x: *const Activations,
+    at: [*const u8; P],
+    octet: usize,
+    sums: &mut [[I::Sums; P]; R],
+) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let mut w = [lifted::<I, C, S, HALF>(at[0]); P];
+        for p in 1..P {
+            w[p] = lifted::<I, C, S, HALF>(at[p]);
+        }
+        for r in 0..R {
+            let four = I::both((&raw const (*x.add(r)).bytes).cast::<i8>().add(octet * 8 + 4 * HALF).cast());
+            for p in 0..P {
+                sums[r][p] = I::dot_bytes(w[p], four, sums[r][p]);
+            }
+        }
     }
 }
 
@@ -396,7 +461,15 @@ unsafe fn together<I: Lanes, C: CodeSource, const R: usize, const P: usize, cons
 
 /// More rows: each block of `P` panels is widened and all rows pass by. With few of them a panel is computed to its end
 /// before the next, so that it comes from memory in one sweep; with many the block of x stays in the cache.
-unsafe fn blocks<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R: usize, const P: usize>(
+unsafe fn blocks<
+    I: Lanes,
+    C: CodeSource,
+    S: ScaleSource,
+    W: ScaleSource,
+    const R: usize,
+    const P: usize,
+    const E: bool,
+>(
     piece: &Piece,
     scratch: *mut u8,
 ) {
@@ -413,7 +486,7 @@ unsafe fn blocks<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const 
             }
             for b in 0..piece.groups.div_ceil(GROUPS) {
                 for panel in part.panels.clone().step_by(P) {
-                    rows::<I, C, S, W, R, P>(piece, scratch, sums, &part, panel, b, next);
+                    rows::<I, C, S, W, R, P, E>(piece, scratch, sums, &part, panel, b, next);
                 }
             }
             I::run(Give { sums, part: &part });
@@ -422,7 +495,15 @@ unsafe fn blocks<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const 
 }
 
 /// All rows times block `b` of `P` panels of `part`. `next` bytes later lie the codes that come next.
-unsafe fn rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R: usize, const P: usize>(
+unsafe fn rows<
+    I: Lanes,
+    C: CodeSource,
+    S: ScaleSource,
+    W: ScaleSource,
+    const R: usize,
+    const P: usize,
+    const E: bool,
+>(
     piece: &Piece,
     scratch: *mut u8,
     sums: Sums,
@@ -458,7 +539,7 @@ unsafe fn rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R:
             let scales = piece.scales.add(panel * piece.scale_bytes + b * S::BLOCK);
             let wide_codes = scratch.add(WIDE + p * WIDE_CODES);
             let wide_scales = scratch.add(WIDE + P * WIDE_CODES + p * WIDE_SCALES);
-            I::run(Widen::<C, S> { codes, scales, groups, wide_codes, wide_scales, kinds: PhantomData });
+            I::run(Widen::<C, S, E> { codes, scales, groups, wide_codes, wide_scales, kinds: PhantomData });
             (t.codes[p], t.scales[p], t.next[p]) = (wide_codes, wide_scales, codes.wrapping_add(next));
         }
         let tile_lines = t.next_lines * GROUPS;
@@ -468,7 +549,7 @@ unsafe fn rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R:
                 break;
             }
             // All tiles of about the same height: a low one would leave the multipliers waiting.
-            let height = by_height::<I, W, R, P>(&t, left.div_ceil(tiles.saturating_sub(tile).max(1)));
+            let height = by_height::<I, W, R, P, E>(&t, left.div_ceil(tiles.saturating_sub(tile).max(1)));
             left -= height;
             t.x = t.x.wrapping_add(height);
             for p in 0..P {
@@ -483,7 +564,7 @@ unsafe fn rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R:
 }
 
 /// [`widen`]
-struct Widen<C, S> {
+struct Widen<C, S, const E: bool> {
     codes: *const u8,
     scales: *const u8,
     groups: usize,
@@ -492,11 +573,18 @@ struct Widen<C, S> {
     kinds: PhantomData<(C, S)>,
 }
 
-impl<C: CodeSource, S: ScaleSource> Kernel for Widen<C, S> {
+impl<C: CodeSource, S: ScaleSource, const E: bool> Kernel for Widen<C, S, E> {
     #[inline(always)]
     unsafe fn run<I: Lanes>(self) {
+        let Widen { codes, scales, groups, wide_codes, wide_scales, .. } = self;
         // SAFETY: by the contract of `compute`.
-        unsafe { widen::<I, C, S>(self.codes, self.scales, self.groups, self.wide_codes, self.wide_scales) }
+        unsafe {
+            if E && I::BYTES {
+                widen::<I, C, S, true>(codes, scales, groups, wide_codes, wide_scales);
+            } else {
+                widen::<I, C, S, false>(codes, scales, groups, wide_codes, wide_scales);
+            }
+        }
     }
 }
 
@@ -521,47 +609,50 @@ struct Tile<W, const P: usize> {
 }
 
 /// A tile of `height` rows, of which `R` are the most, or somewhat fewer. Returns the height.
-unsafe fn by_height<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Tile<W, P>, height: usize) -> usize {
+unsafe fn by_height<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: bool>(
+    t: &Tile<W, P>,
+    height: usize,
+) -> usize {
     // SAFETY: by the contract of `compute`.
     unsafe {
         match height {
-            1 => tile_of::<I, W, 1, P>(t),
-            2 => tile_of::<I, W, 2, P>(t),
-            3 if R > 2 => tile_of::<I, W, 3, P>(t),
-            4 if R > 2 => tile_of::<I, W, 4, P>(t),
-            5 if R == 6 => tile_of::<I, W, 5, P>(t),
-            5 if R > 6 => tile_of::<I, W, 4, P>(t),
-            6 | 7 if R > 6 => tile_of::<I, W, 6, P>(t),
-            8 | 9 if R > 6 => tile_of::<I, W, 8, P>(t),
-            10 | 11 if R > 6 => tile_of::<I, W, 10, P>(t),
-            _ => tile_of::<I, W, R, P>(t),
+            1 => tile_of::<I, W, 1, P, E>(t),
+            2 => tile_of::<I, W, 2, P, E>(t),
+            3 if R > 2 => tile_of::<I, W, 3, P, E>(t),
+            4 if R > 2 => tile_of::<I, W, 4, P, E>(t),
+            5 if R == 6 => tile_of::<I, W, 5, P, E>(t),
+            5 if R > 6 => tile_of::<I, W, 4, P, E>(t),
+            6 | 7 if R > 6 => tile_of::<I, W, 6, P, E>(t),
+            8 | 9 if R > 6 => tile_of::<I, W, 8, P, E>(t),
+            10 | 11 if R > 6 => tile_of::<I, W, 10, P, E>(t),
+            _ => tile_of::<I, W, R, P, E>(t),
         }
     }
 }
 
-unsafe fn tile_of<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Tile<W, P>) -> usize {
+unsafe fn tile_of<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: bool>(t: &Tile<W, P>) -> usize {
     // SAFETY: by the contract of `compute`.
-    unsafe { I::run(OfHeight::<W, R, P> { tile: t }) }
+    unsafe { I::run(OfHeight::<W, R, P, E> { tile: t }) }
     R
 }
 
 /// A tile of `R` rows.
-struct OfHeight<'a, W, const R: usize, const P: usize> {
+struct OfHeight<'a, W, const R: usize, const P: usize, const E: bool> {
     tile: &'a Tile<W, P>,
 }
 
-impl<W: ScaleSource, const R: usize, const P: usize> Kernel for OfHeight<'_, W, R, P> {
+impl<W: ScaleSource, const R: usize, const P: usize, const E: bool> Kernel for OfHeight<'_, W, R, P, E> {
     #[inline(always)]
     unsafe fn run<I: Lanes>(self) {
         // SAFETY: by the contract of `compute`.
-        unsafe { tile::<I, W, R, P>(self.tile) }
+        unsafe { tile::<I, W, R, P, E>(self.tile) }
     }
 }
 
 /// The heart: `R` rows of x times a widened block of `P` panels. The sums of a group fill the registers; so the chains
 /// lie in memory, and each is read and written once a group.
 #[inline(always)]
-unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Tile<W, P>) {
+unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: bool>(t: &Tile<W, P>) {
     // SAFETY: by the contract of `compute`.
     unsafe {
         let mut next = t.next;
@@ -580,32 +671,27 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Til
             }
             for part in 0..GROUP / W::COLUMNS {
                 let n = g * (GROUP / W::COLUMNS) + part;
-                let mut column = n * W::COLUMNS;
-                let end = column + t.octets * 8;
-                let mut sums = [[I::no_sums(); P]; R];
-                pair::<I, W, R, P, true>(t, column, &mut sums);
-                pair::<I, W, R, P, false>(t, column + 2, &mut sums);
-                pair::<I, W, R, P, false>(t, column + 4, &mut sums);
-                pair::<I, W, R, P, false>(t, column + 6, &mut sums);
-                column += 8;
-                while column < end {
-                    pair::<I, W, R, P, false>(t, column, &mut sums);
-                    pair::<I, W, R, P, false>(t, column + 2, &mut sums);
-                    pair::<I, W, R, P, false>(t, column + 4, &mut sums);
-                    pair::<I, W, R, P, false>(t, column + 6, &mut sums);
-                    column += 8;
-                }
+                let sums = if E && I::BYTES {
+                    let mut sums = first_sums::<I, W, R, P>(t.x, g);
+                    for column in (g * GROUP..(g + 1) * GROUP).step_by(4) {
+                        quad::<I, W, R, P>(t, column, &mut sums);
+                    }
+                    sums
+                } else {
+                    pairs::<I, W, R, P>(t, n * W::COLUMNS)
+                };
                 if I::ROOM {
                     for p in 0..P {
                         let scale = W::scale::<I>(t.scales[p], n);
                         for r in 0..R {
-                            chain[r][p] = I::multiply_add(scale, I::float(sums[r][p]), chain[r][p]);
+                            let sum = stepped::<I, E>(I::float(sums[r][p]), t.x.add(r), g);
+                            chain[r][p] = I::multiply_add(scale, sum, chain[r][p]);
                         }
                         if W::MINIMA {
                             // Groups with minima have one scale.
                             let minimum = W::minimum::<I>(t.scales[p], g);
                             for r in 0..R {
-                                chain[r][p] = I::multiply_add(minimum, I::splat((*t.x.add(r)).sums[g]), chain[r][p]);
+                                chain[r][p] = I::multiply_add(minimum, I::splat((*t.x.add(r)).scaled[g]), chain[r][p]);
                             }
                         }
                     }
@@ -617,11 +703,12 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Til
                     for p in 0..P {
                         let chain = chains.add((r * P + p) * PANEL);
                         let scale = W::scale::<I>(t.scales[p], n);
-                        let mut value = I::multiply_add(scale, I::float(sums[r][p]), I::load(chain));
+                        let sum = stepped::<I, E>(I::float(sums[r][p]), t.x.add(r), g);
+                        let mut value = I::multiply_add(scale, sum, I::load(chain));
                         if W::MINIMA {
                             // Groups with minima have one scale.
                             let minimum = W::minimum::<I>(t.scales[p], g);
-                            value = I::multiply_add(minimum, I::splat((*t.x.add(r)).sums[g]), value);
+                            value = I::multiply_add(minimum, I::splat((*t.x.add(r)).scaled[g]), value);
                         }
                         I::store(value, chain);
                     }
@@ -635,6 +722,61 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(t: &Til
                 let total = if t.add { I::load(to) } else { I::splat(0.0) };
                 let chain = if I::ROOM { chain[r][p] } else { I::load(t.chain.add((r * P + p) * PANEL)) };
                 I::store(I::multiply_add(step, chain, total), to);
+            }
+        }
+    }
+}
+
+/// A sum of group `g` in steps of the group, if x has 8 bits.
+#[inline(always)]
+unsafe fn stepped<I: Lanes, const E: bool>(sum: I::Row, x: *const Activations, g: usize) -> I::Row {
+    // SAFETY: by the contract of `compute`.
+    unsafe { if E { I::multiply(sum, I::splat((*x).steps[g])) } else { sum } }
+}
+
+/// The sums of the columns that share a scale, from `column` on, two by two.
+#[inline(always)]
+unsafe fn pairs<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(
+    t: &Tile<W, P>,
+    mut column: usize,
+) -> [[I::Sums; P]; R] {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let end = column + t.octets * 8;
+        let mut sums = [[I::no_sums(); P]; R];
+        pair::<I, W, R, P, true>(t, column, &mut sums);
+        pair::<I, W, R, P, false>(t, column + 2, &mut sums);
+        pair::<I, W, R, P, false>(t, column + 4, &mut sums);
+        pair::<I, W, R, P, false>(t, column + 6, &mut sums);
+        column += 8;
+        while column < end {
+            pair::<I, W, R, P, false>(t, column, &mut sums);
+            pair::<I, W, R, P, false>(t, column + 2, &mut sums);
+            pair::<I, W, R, P, false>(t, column + 4, &mut sums);
+            pair::<I, W, R, P, false>(t, column + 6, &mut sums);
+            column += 8;
+        }
+        sums
+    }
+}
+
+/// Four columns as bytes.
+#[inline(always)]
+unsafe fn quad<I: Lanes, W: ScaleSource, const R: usize, const P: usize>(
+    t: &Tile<W, P>,
+    column: usize,
+    sums: &mut [[I::Sums; P]; R],
+) {
+    // SAFETY: by the contract of `compute`.
+    unsafe {
+        let mut w = [I::load_pairs(t.codes[0].add(column * PANEL).cast()); P];
+        for p in 1..P {
+            w[p] = I::load_pairs(t.codes[p].add(column * PANEL).cast());
+        }
+        for r in 0..R {
+            let four = I::both((&raw const (*t.x.add(r)).bytes).cast::<i8>().add(column).cast());
+            for p in 0..P {
+                sums[r][p] = I::dot_bytes(w[p], four, sums[r][p]);
             }
         }
     }

@@ -31,6 +31,10 @@ pub(super) trait Lanes: Isa {
     /// Whether there are registers for the sums of a tile and for its chains at once.
     const ROOM: bool = Self::LANES == 16;
 
+    /// Whether it multiplies bytes: unsigned ones of weights with signed ones of x, four at a time. Only then are the
+    /// functions of bytes called.
+    const BYTES: bool = false;
+
     /// Runs a kernel in a function of its own, compiled for this instruction set. The compiler takes long over large
     /// functions, so kernels are not made part of one.
     unsafe fn run<K: Kernel>(kernel: K);
@@ -41,8 +45,10 @@ pub(super) trait Lanes: Isa {
     /// Adds the products of both codes to the sum of the lane.
     unsafe fn dot(w: Self::Pairs, x: Self::Both, sums: Self::Sums) -> Self::Sums;
     unsafe fn both(from: *const i16) -> Self::Both;
-    /// 32 signed bytes.
-    unsafe fn bytes(from: *const u8) -> Self::Pairs;
+    /// Of 32 words of 16 bits, the lower bytes, signed.
+    unsafe fn low_bytes(from: *const u8) -> Self::Pairs;
+    /// The upper bytes.
+    unsafe fn high_bytes(from: *const u8) -> Self::Pairs;
     /// Of 32 words of 16 bits, the nibbles that begin at bit `SHIFT`.
     unsafe fn nibbles<const SHIFT: u32>(from: *const u8) -> Self::Pairs;
     /// 32 i16.
@@ -50,6 +56,23 @@ pub(super) trait Lanes: Isa {
     unsafe fn store_pairs(pairs: Self::Pairs, to: *mut i16);
     /// Takes `offset` off every code.
     unsafe fn less(pairs: Self::Pairs, offset: i16) -> Self::Pairs;
+
+    /// The same sum for all lanes.
+    unsafe fn splat_sums(_: i32) -> Self::Sums {
+        unreachable!("no products of bytes")
+    }
+    /// Adds the products of four unsigned bytes of w with four signed ones of x to the sum of the lane.
+    unsafe fn dot_bytes(_w: Self::Pairs, _x: Self::Both, _sums: Self::Sums) -> Self::Sums {
+        unreachable!("no products of bytes")
+    }
+    /// Of 64 bytes, the low nibbles (`HALF` = 0) or the high ones.
+    unsafe fn nibble_bytes<const HALF: usize>(_from: *const u8) -> Self::Pairs {
+        unreachable!("no products of bytes")
+    }
+    /// Adds to each of 64 bytes, around the end of the range.
+    unsafe fn add_bytes(_bytes: Self::Pairs, _value: u8) -> Self::Pairs {
+        unreachable!("no products of bytes")
+    }
 
     unsafe fn float(sums: Self::Sums) -> Self::Row;
     unsafe fn splat(value: f32) -> Self::Row;
@@ -116,9 +139,15 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn bytes(from: *const u8) -> [i16; 2 * PANEL] {
+    unsafe fn low_bytes(from: *const u8) -> [i16; 2 * PANEL] {
         // SAFETY: as above.
-        unsafe { from.cast::<[i8; 2 * PANEL]>().read() }.map(i16::from)
+        unsafe { from.cast::<[[i8; 2]; 2 * PANEL]>().read() }.map(|word| i16::from(word[0]))
+    }
+
+    #[inline(always)]
+    unsafe fn high_bytes(from: *const u8) -> [i16; 2 * PANEL] {
+        // SAFETY: as above.
+        unsafe { from.cast::<[[i8; 2]; 2 * PANEL]>().read() }.map(|word| i16::from(word[1]))
     }
 
     #[inline(always)]
@@ -206,8 +235,10 @@ impl Lanes for Portable {
 /// Two registers of eight lanes. `$dot` adds products of pairs to sums.
 #[cfg(target_arch = "x86_64")]
 macro_rules! lanes_of_256_bits {
-    ($isa:ty, $features:literal, |$sums:ident, $w:ident, $x:ident| $dot:expr) => {
+    ($isa:ty, $features:literal, |$sums:ident, $w:ident, $x:ident| $dot:expr, $bytes:ident) => {
         impl Lanes for $isa {
+            $bytes!();
+
             type Pairs = [__m256i; 2];
             type Both = __m256i;
             type Sums = [__m256i; 2];
@@ -253,14 +284,17 @@ macro_rules! lanes_of_256_bits {
             }
 
             #[inline(always)]
-            unsafe fn bytes(from: *const u8) -> [__m256i; 2] {
+            unsafe fn low_bytes(from: *const u8) -> [__m256i; 2] {
                 // SAFETY: as above.
                 unsafe {
-                    [
-                        _mm256_cvtepi8_epi16(_mm_loadu_si128(from.cast())),
-                        _mm256_cvtepi8_epi16(_mm_loadu_si128(from.add(16).cast())),
-                    ]
+                    Self::load_pairs(from.cast()).map(|words| _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(words)))
                 }
+            }
+
+            #[inline(always)]
+            unsafe fn high_bytes(from: *const u8) -> [__m256i; 2] {
+                // SAFETY: as above.
+                unsafe { Self::load_pairs(from.cast()).map(|words| _mm256_srai_epi16::<8>(words)) }
             }
 
             #[inline(always)]
@@ -397,8 +431,10 @@ macro_rules! lanes_of_256_bits {
 /// One register of sixteen lanes.
 #[cfg(target_arch = "x86_64")]
 macro_rules! lanes_of_512_bits {
-    ($isa:ty, $features:literal, |$sums:ident, $w:ident, $x:ident| $dot:expr) => {
+    ($isa:ty, $features:literal, |$sums:ident, $w:ident, $x:ident| $dot:expr, $bytes:ident) => {
         impl Lanes for $isa {
+            $bytes!();
+
             type Pairs = __m512i;
             type Both = __m512i;
             type Sums = __m512i;
@@ -439,9 +475,15 @@ macro_rules! lanes_of_512_bits {
             }
 
             #[inline(always)]
-            unsafe fn bytes(from: *const u8) -> __m512i {
+            unsafe fn low_bytes(from: *const u8) -> __m512i {
                 // SAFETY: as above.
-                unsafe { _mm512_cvtepi8_epi16(_mm256_loadu_si256(from.cast())) }
+                unsafe { _mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(Self::load_pairs(from.cast()))) }
+            }
+
+            #[inline(always)]
+            unsafe fn high_bytes(from: *const u8) -> __m512i {
+                // SAFETY: as above.
+                unsafe { _mm512_srai_epi16::<8>(Self::load_pairs(from.cast())) }
             }
 
             #[inline(always)]
@@ -616,18 +658,135 @@ fn dot_512(mut sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
     sums
 }
 
+/// `sums + w * x` over quads of bytes, those of w unsigned.
 #[cfg(target_arch = "x86_64")]
-lanes_of_256_bits!(Avx2, "avx2,fma,f16c", |sums, w, x| multiply_add_256(sums, w, x));
+#[inline]
+#[target_feature(enable = "avx2,avxvnni")]
+fn dot_bytes_256(mut sums: __m256i, w: __m256i, x: __m256i) -> __m256i {
+    // SAFETY: reads and writes registers only.
+    unsafe {
+        asm!(
+            "{{vex}} vpdpbusd {sums}, {w}, {x}",
+            w = in(ymm_reg) w, x = in(ymm_reg) x, sums = inout(ymm_reg) sums,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+/// The same on 512 bits.
 #[cfg(target_arch = "x86_64")]
-lanes_of_256_bits!(Avx2Vnni, "avx2,fma,f16c,avxvnni", |sums, w, x| dot_256(sums, w, x));
+#[inline]
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn dot_bytes_512(mut sums: __m512i, w: __m512i, x: __m512i) -> __m512i {
+    // SAFETY: reads and writes registers only.
+    unsafe {
+        asm!(
+            "vpdpbusd {sums}, {w}, {x}",
+            w = in(zmm_reg) w, x = in(zmm_reg) x, sums = inout(zmm_reg) sums,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    sums
+}
+
+/// The functions of bytes of an instruction set that has none.
 #[cfg(target_arch = "x86_64")]
-lanes_of_512_bits!(Avx512, "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c", |sums, w, x| multiply_add_512(
-    sums, w, x
-));
+macro_rules! no_bytes {
+    () => {};
+}
+
+/// Those of two registers of 256 bits.
 #[cfg(target_arch = "x86_64")]
-lanes_of_512_bits!(Avx512Vnni, "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c", |sums, w, x| {
-    dot_512(sums, w, x)
-});
+macro_rules! bytes_of_256_bits {
+    () => {
+        const BYTES: bool = true;
+
+        #[inline(always)]
+        unsafe fn splat_sums(value: i32) -> [__m256i; 2] {
+            // SAFETY: by the contract of the trait, here and below.
+            unsafe { [_mm256_set1_epi32(value); 2] }
+        }
+
+        #[inline(always)]
+        unsafe fn dot_bytes(w: [__m256i; 2], x: __m256i, sums: [__m256i; 2]) -> [__m256i; 2] {
+            // SAFETY: as above.
+            unsafe { [dot_bytes_256(sums[0], w[0], x), dot_bytes_256(sums[1], w[1], x)] }
+        }
+
+        #[inline(always)]
+        unsafe fn nibble_bytes<const HALF: usize>(from: *const u8) -> [__m256i; 2] {
+            // SAFETY: as above.
+            unsafe {
+                Self::load_pairs(from.cast()).map(|bytes| {
+                    let bytes = if HALF == 0 { bytes } else { _mm256_srli_epi16::<4>(bytes) };
+                    _mm256_and_si256(bytes, _mm256_set1_epi8(15))
+                })
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add_bytes(bytes: [__m256i; 2], value: u8) -> [__m256i; 2] {
+            // SAFETY: as above.
+            unsafe { bytes.map(|bytes| _mm256_add_epi8(bytes, _mm256_set1_epi8(value as i8))) }
+        }
+    };
+}
+
+/// Those of one register of 512 bits.
+#[cfg(target_arch = "x86_64")]
+macro_rules! bytes_of_512_bits {
+    () => {
+        const BYTES: bool = true;
+
+        #[inline(always)]
+        unsafe fn splat_sums(value: i32) -> __m512i {
+            // SAFETY: by the contract of the trait, here and below.
+            unsafe { _mm512_set1_epi32(value) }
+        }
+
+        #[inline(always)]
+        unsafe fn dot_bytes(w: __m512i, x: __m512i, sums: __m512i) -> __m512i {
+            // SAFETY: as above.
+            unsafe { dot_bytes_512(sums, w, x) }
+        }
+
+        #[inline(always)]
+        unsafe fn nibble_bytes<const HALF: usize>(from: *const u8) -> __m512i {
+            // SAFETY: as above.
+            unsafe {
+                let bytes = Self::load_pairs(from.cast());
+                let bytes = if HALF == 0 { bytes } else { _mm512_srli_epi16::<4>(bytes) };
+                _mm512_and_si512(bytes, _mm512_set1_epi8(15))
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn add_bytes(bytes: __m512i, value: u8) -> __m512i {
+            // SAFETY: as above.
+            unsafe { _mm512_add_epi8(bytes, _mm512_set1_epi8(value as i8)) }
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+lanes_of_256_bits!(Avx2, "avx2,fma,f16c", |sums, w, x| multiply_add_256(sums, w, x), no_bytes);
+#[cfg(target_arch = "x86_64")]
+lanes_of_256_bits!(Avx2Vnni, "avx2,fma,f16c,avxvnni", |sums, w, x| dot_256(sums, w, x), bytes_of_256_bits);
+#[cfg(target_arch = "x86_64")]
+lanes_of_512_bits!(
+    Avx512,
+    "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c",
+    |sums, w, x| multiply_add_512(sums, w, x),
+    no_bytes
+);
+#[cfg(target_arch = "x86_64")]
+lanes_of_512_bits!(
+    Avx512Vnni,
+    "avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c",
+    |sums, w, x| dot_512(sums, w, x),
+    bytes_of_512_bits
+);
 
 /// The first `width` lanes from memory, zeros in the others.
 ///

@@ -8,10 +8,11 @@ use super::GROUP;
 /// How the codes of a panel are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Codes {
-    /// Signed bytes. Two columns after two columns: 32 bytes, row after row, two codes each.
+    /// Signed bytes. Eight columns after eight columns: 64 bytes of four columns, row after row, then those of the other
+    /// four, in [`ORDER`](super::activations::ORDER).
     Bytes,
-    /// 0 to 15. Eight columns after eight columns: 32 words of 16 bits, row after row, two words each; nibble `n` of
-    /// word `c` of a row is its code for column `2 n + c`.
+    /// 0 to 15. Eight columns after eight columns: 64 bytes, row after row; their low nibbles are four columns, their
+    /// high nibbles the others, as with bytes. So nibble `n` of the 16-bit word `c` of a row is column `2 n + c`.
     Nibbles,
 }
 
@@ -84,12 +85,11 @@ impl Layout {
 
     /// Byte of a panel's codes, and the shift in it, that hold the code of row `j` and column `k`.
     fn place(self, j: usize, k: usize) -> (usize, u32) {
+        // Which four columns, and which of them.
+        let (half, quarter) = (k / 2 % 2, 2 * (k % 2) + k % 8 / 4);
         match self.codes {
-            Codes::Bytes => (k / 2 * 2 * PANEL + 2 * j + k % 2, 0),
-            Codes::Nibbles => {
-                let nibble = k % 8 / 2;
-                (k / 8 * 4 * PANEL + 4 * j + 2 * (k % 2) + nibble / 2, 4 * (nibble % 2) as u32)
-            }
+            Codes::Bytes => (k / 8 * 8 * PANEL + half * 4 * PANEL + 4 * j + quarter, 0),
+            Codes::Nibbles => (k / 8 * 4 * PANEL + 4 * j + quarter, 4 * half as u32),
         }
     }
 

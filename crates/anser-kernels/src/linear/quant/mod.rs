@@ -1,13 +1,14 @@
 //! Products with weights in integer codes, computed in integers.
 //!
 //! A weight is `scale * code - minimum`, of which scale and minimum belong to a group of 32 columns of a row (some
-//! formats have scales for 16 columns, some no minimum). A row of x becomes 16-bit integers first: of every block of 256
-//! columns the largest magnitude is 32767, and the f32 step of the block is kept. So nearly nothing is lost on the side
-//! of x, products of codes are exact in 32 bits, and every instruction set computes the same integers.
+//! formats have scales for 16 columns, some no minimum). A row of x becomes integers first ([`InputBits`]): of 16 bits, the
+//! largest magnitude of every block of 256 columns being 32767, so that nearly nothing is lost on the side of x; or of 8
+//! bits, that of every group being 127, which takes half the instructions. The f32 steps are kept. Products of codes are
+//! exact in 32 bits, and every instruction set computes the same integers.
 //!
 //! **The order of summation.** An output is a sum over blocks of 256 columns, in order, each the step of the block of x
 //! times a chain of fused multiply-adds over the groups of the block, in order: plus scale times the integer sum of the
-//! group, minus minimum times the sum of x's integers. As with floats, the order does not depend on the rows of x, the
+//! group, minus minimum times the sum of x's integers; both sums times the group's step of x first. As with floats, the order does not depend on the rows of x, the
 //! place or the threads. It is the same on every level that fuses, so AVX2 and AVX-512, with VNNI or without, give the
 //! same bits.
 //!
@@ -40,7 +41,13 @@ pub fn reference(level: Level, w: &Matrix, x: &[f32], y: &mut [f32], then: Epilo
     assert!(matches!(then, Epilogue::Store | Epilogue::Add), "{then:?} is not part of the reference");
     let fused = level != Level::Portable || Portable::FMA;
     let fma = |a: f32, b: f32, c: f32| if fused { a.mul_add(b, c) } else { a * b + c };
-    let blocks: Vec<Activations> = x.chunks(BLOCK).map(quantise_block).collect();
+    let blocks: Vec<Activations> = (x.chunks(BLOCK))
+        .map(|x| {
+            let mut block = Activations::ZERO;
+            quantise_block(w.inputs(), x, &mut block);
+            block
+        })
+        .collect();
     for (row, y) in y.iter_mut().enumerate() {
         let weights = w.row(layout, row);
         let mut total = if then == Epilogue::Add { *y } else { 0.0 };
@@ -50,13 +57,14 @@ pub fn reference(level: Level, w: &Matrix, x: &[f32], y: &mut [f32], then: Epilo
                 let sum = |columns: std::ops::Range<usize>, term: &dyn Fn(usize) -> i64| columns.map(term).sum::<i64>();
                 let end = first + GROUP;
                 let of_x = sum(first..end, &|k| i64::from(x.codes[k % BLOCK]));
+                let step = x.steps[first % BLOCK / GROUP];
                 for (from, to) in layout.scales.parts(first, end) {
                     let (scale, minimum, offset) = weights.scale(layout, from);
                     let of_codes =
                         sum(from..to, &|k| i64::from(weights.codes[k] - offset) * i64::from(x.codes[k % BLOCK]));
-                    chain = fma(scale, of_codes as f32, chain);
+                    chain = fma(scale, of_codes as f32 * step, chain);
                     if layout.scales.has_minima() {
-                        chain = fma(-minimum, of_x as f32, chain);
+                        chain = fma(-minimum, of_x as f32 * step, chain);
                     }
                 }
             }

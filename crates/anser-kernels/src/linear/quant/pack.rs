@@ -78,16 +78,26 @@ impl Group {
     #[inline(always)]
     fn codes(&self, scale: f32, minimum: f32, lowest: f32, highest: f32) -> ([f32; GROUP], f32) {
         let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
-        let mut q = [0.0; GROUP];
-        let mut error = [0.0; LANES];
+        let (mut q, mut errors) = ([0.0; GROUP], [0.0; GROUP]);
         for i in 0..GROUP {
             q[i] = nearest((self.x[i] + minimum) * inverse).clamp(lowest, highest);
             let off = scale * q[i] - minimum - self.x[i];
-            error[i % LANES] += self.w[i] * off * off;
+            errors[i] = self.w[i] * off * off;
         }
-        let error = error.iter().sum();
-        (q, error)
+        (q, sum(&errors))
     }
+}
+
+/// A sum in [`LANES`] partial sums. The terms come from a loop of their own: with sums in it, it would not be vectorised.
+#[inline(always)]
+fn sum(terms: &[f32; GROUP]) -> f32 {
+    let mut lanes = [0.0f32; LANES];
+    for terms in terms.as_chunks::<LANES>().0 {
+        for (lane, term) in lanes.iter_mut().zip(terms) {
+            *lane += term;
+        }
+    }
+    lanes.iter().sum()
 }
 
 /// To nearest, ties to even, for what is not beyond 2^22.
@@ -192,14 +202,13 @@ fn best_range(group: &Group) -> (f32, f32) {
 /// The line `x = scale q - minimum` of least squares, minimum not negative.
 #[inline(always)]
 fn line(group: &Group, q: &[f32; GROUP]) -> (f32, f32) {
-    let mut sums = [[0.0f32; LANES]; 5];
+    let mut terms = [[0.0f32; GROUP]; 5];
     for i in 0..GROUP {
         let (w, x, q) = (group.w[i], group.x[i], q[i]);
-        for (sum, term) in sums.iter_mut().zip([w, w * q, w * q * q, w * x, w * q * x]) {
-            sum[i % LANES] += term;
-        }
+        (terms[0][i], terms[1][i], terms[2][i]) = (w, w * q, w * q * q);
+        (terms[3][i], terms[4][i]) = (w * x, w * q * x);
     }
-    let [w1, wq, wqq, wx, wqx] = sums.map(|sum| sum.iter().sum::<f32>());
+    let [w1, wq, wqq, wx, wqx] = [sum(&terms[0]), sum(&terms[1]), sum(&terms[2]), sum(&terms[3]), sum(&terms[4])];
     let determinant = w1 * wqq - wq * wq;
     if determinant > 0.0 {
         let scale = (w1 * wqx - wq * wx) / determinant;

@@ -16,6 +16,12 @@ pub(super) trait CodeSource {
     /// # Safety
     /// As for [`Lanes`].
     unsafe fn pairs<I: Lanes, const N: usize>(octet: *const u8) -> I::Pairs;
+
+    /// Four columns of eight, the first or the second four of [`ORDER`](super::activations::ORDER), as bytes.
+    ///
+    /// # Safety
+    /// As for [`Lanes`], which has [`Lanes::BYTES`].
+    unsafe fn quads<I: Lanes, const HALF: usize>(octet: *const u8) -> I::Pairs;
 }
 
 /// A kind of scales.
@@ -28,6 +34,9 @@ pub(super) trait ScaleSource {
     const MINIMA: bool;
     /// What is still to be taken off the codes.
     const OFFSET: f32;
+    /// What is added to codes so that as unsigned bytes they are 128 too large. Codes that have minima are from 0 up, and
+    /// taken as they are.
+    const LIFT: u8 = if Self::MINIMA { 0 } else { 128 - Self::OFFSET as u8 };
 
     /// The scales of the `n`-th [`ScaleSource::COLUMNS`] of the block.
     ///
@@ -53,7 +62,16 @@ impl CodeSource for Bytes {
     #[inline(always)]
     unsafe fn pairs<I: Lanes, const N: usize>(octet: *const u8) -> I::Pairs {
         // SAFETY: by the contract of the trait, here and below.
-        unsafe { I::bytes(octet.add(N * 2 * PANEL)) }
+        unsafe {
+            let quads = octet.add(N % 2 * 4 * PANEL);
+            if N < 2 { I::low_bytes(quads) } else { I::high_bytes(quads) }
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn quads<I: Lanes, const HALF: usize>(octet: *const u8) -> I::Pairs {
+        // SAFETY: as above.
+        unsafe { I::load_pairs(octet.add(HALF * 4 * PANEL).cast()) }
     }
 }
 
@@ -71,6 +89,12 @@ impl CodeSource for Nibbles {
                 _ => I::nibbles::<12>(octet),
             }
         }
+    }
+
+    #[inline(always)]
+    unsafe fn quads<I: Lanes, const HALF: usize>(octet: *const u8) -> I::Pairs {
+        // SAFETY: as above.
+        unsafe { I::nibble_bytes::<HALF>(octet) }
     }
 }
 
@@ -162,16 +186,18 @@ impl<const COLUMNS: usize, const MINIMA: bool> ScaleSource for WideScales<COLUMN
     }
 }
 
-/// Bytes of a block of widened codes, i16, two columns after two columns, and of its scales.
+/// Bytes of a block of widened codes, and of its scales. Codes are i16, two columns after two columns, or lifted bytes,
+/// four columns after four columns.
 pub(super) const WIDE_CODES: usize = BLOCK * PANEL * 2;
 pub(super) const WIDE_SCALES: usize = (2 * BLOCK / GROUP + BLOCK / GROUP) * 4 * PANEL;
 
-/// Widens `groups` groups of a block, and their scales. What is taken off the codes is taken off here.
+/// Widens `groups` groups of a block, and their scales. What is taken off the codes is taken off here. `BYTES` says to
+/// what.
 ///
 /// # Safety
 /// Both places have room for a block; otherwise as for [`Lanes`].
 #[inline(always)]
-pub(super) unsafe fn widen<I: Lanes, C: CodeSource, S: ScaleSource>(
+pub(super) unsafe fn widen<I: Lanes, C: CodeSource, S: ScaleSource, const BYTES: bool>(
     codes: *const u8,
     scales: *const u8,
     groups: usize,
@@ -182,6 +208,12 @@ pub(super) unsafe fn widen<I: Lanes, C: CodeSource, S: ScaleSource>(
     unsafe {
         for octet in 0..groups * (GROUP / 8) {
             let from = codes.add(octet * C::OCTET);
+            if BYTES {
+                let to = wide_codes.add(octet * 8 * PANEL);
+                I::store_pairs(lifted::<I, C, S, 0>(from), to.cast());
+                I::store_pairs(lifted::<I, C, S, 1>(from), to.add(4 * PANEL).cast());
+                continue;
+            }
             let to = wide_codes.cast::<i16>().add(octet * 8 * PANEL);
             let mut pairs =
                 [C::pairs::<I, 0>(from), C::pairs::<I, 1>(from), C::pairs::<I, 2>(from), C::pairs::<I, 3>(from)];
@@ -201,5 +233,18 @@ pub(super) unsafe fn widen<I: Lanes, C: CodeSource, S: ScaleSource>(
                 I::store(S::minimum::<I>(scales, g), to.add((BLOCK / S::COLUMNS + g) * PANEL));
             }
         }
+    }
+}
+
+/// [`CodeSource::quads`], lifted.
+///
+/// # Safety
+/// As for it.
+#[inline(always)]
+pub(super) unsafe fn lifted<I: Lanes, C: CodeSource, S: ScaleSource, const HALF: usize>(octet: *const u8) -> I::Pairs {
+    // SAFETY: by the contract above.
+    unsafe {
+        let quads = C::quads::<I, HALF>(octet);
+        if S::LIFT > 0 { I::add_bytes(quads, S::LIFT) } else { quads }
     }
 }
