@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anser_checkpoint::Checkpoint;
-use anser_engine::{Batch, Executor, LoadOptions, Logits, Placement, load};
+use anser_engine::{Batch, Executor, InputBits, LoadOptions, Logits, Placement, load};
 
 thread_local! {
     static EXECUTOR: RefCell<Executor> = RefCell::new(Executor::new(1));
@@ -14,16 +14,20 @@ thread_local! {
 
 /// What loads runs, and runs the same from a copy of the weights.
 fn load_and_run(path: &Path) {
-    let run = |exec: &mut Executor, placement| {
+    let run = |exec: &mut Executor, placement, inputs| {
         let checkpoint = Arc::new(Checkpoint::open(path).ok()?);
-        let model = load(checkpoint, exec, &LoadOptions { recipe: None, placement }).ok()?;
+        let model = load(checkpoint, exec, &LoadOptions { placement, inputs, ..LoadOptions::default() }).ok()?;
         let (mut state, mut logits) = (model.new_state(), Vec::new());
         let batch = Batch { tokens: &[0, 0], cu_seqlens: &[0, 2], logits: Logits::All };
         model.forward(exec, &batch, &mut [&mut state], &mut logits).ok()?;
         assert_eq!(logits.len(), 2 * model.config().vocab);
         Some(logits.into_iter().map(f32::to_bits).collect::<Vec<u32>>())
     };
-    EXECUTOR.with_borrow_mut(|exec| assert_eq!(run(exec, Placement::Mapped), run(exec, Placement::Copied)));
+    EXECUTOR.with_borrow_mut(|exec| {
+        for inputs in [InputBits::Sixteen, InputBits::Eight] {
+            assert_eq!(run(exec, Placement::Mapped, inputs), run(exec, Placement::Copied, inputs));
+        }
+    });
 }
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {

@@ -21,6 +21,10 @@ use std::sync::OnceLock;
 pub enum Level {
     /// The baseline of the compilation target.
     Portable,
+    /// aarch64, its NEON written out: only quantised products differ from [`Level::Portable`], where the compiler uses it.
+    Neon,
+    /// [`Level::Neon`] with products of bytes (`dotprod`). Only quantised products differ from it.
+    NeonDot,
     /// x86-64 with AVX2, FMA and F16C.
     Avx2,
     /// [`Level::Avx2`] with AVX-VNNI. Only quantised products differ from it.
@@ -50,6 +54,8 @@ impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Level::Portable => "portable",
+            Level::Neon => "neon",
+            Level::NeonDot => "neondot",
             Level::Avx2 => "avx2",
             Level::Avx2Vnni => "avx2vnni",
             Level::Avx512 => "avx512",
@@ -73,6 +79,7 @@ pub fn level() -> Level {
         *LEVEL.get_or_init(|| {
             let wanted = match std::env::var("ANSER_ISA").as_deref() {
                 Ok("portable") => Level::Portable,
+                Ok("neon") => Level::Neon,
                 Ok("avx2") => Level::Avx2,
                 Ok("avx2vnni") => Level::Avx2Vnni,
                 Ok("avx512") => Level::Avx512,
@@ -114,7 +121,14 @@ fn detect() -> Vec<Level> {
     .collect()
 }
 
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
+fn detect() -> Vec<Level> {
+    let dot = std::arch::is_aarch64_feature_detected!("dotprod");
+    let levels = [(Level::Portable, true), (Level::Neon, true), (Level::NeonDot, dot)];
+    levels.into_iter().filter_map(|(level, there)| there.then_some(level)).collect()
+}
+
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 fn detect() -> Vec<Level> {
     vec![Level::Portable]
 }
@@ -139,6 +153,14 @@ pub trait Isa: Copy {
 #[derive(Clone, Copy)]
 pub struct Portable;
 
+/// NEON, written out: for quantised products.
+#[derive(Clone, Copy)]
+pub struct Neon;
+
+/// NEON with products of bytes: for quantised products.
+#[derive(Clone, Copy)]
+pub struct NeonDot;
+
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
 pub struct Avx2;
@@ -158,6 +180,18 @@ pub struct Avx512Vnni;
 impl Isa for Portable {
     const LEVEL: Level = Level::Portable;
     const FMA: bool = cfg!(any(target_arch = "aarch64", target_feature = "fma"));
+    const LANES: usize = 4;
+}
+
+impl Isa for Neon {
+    const LEVEL: Level = Level::Neon;
+    const FMA: bool = true;
+    const LANES: usize = 4;
+}
+
+impl Isa for NeonDot {
+    const LEVEL: Level = Level::NeonDot;
+    const FMA: bool = true;
     const LANES: usize = 4;
 }
 

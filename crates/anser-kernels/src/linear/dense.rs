@@ -229,7 +229,7 @@ fn multiply_body<I: Lanes>(a: &Mat<'_>, w: &Packed, rows: &mut [Line], out: &Out
         match I::LEVEL {
             Level::Avx512 | Level::Avx512Vnni => chunks::<I, 12, 2>(a, w, rows, out, units),
             Level::Avx2 | Level::Avx2Vnni => chunks::<I, 6, 1>(a, w, rows, out, units),
-            Level::Portable => chunks::<I, 4, 1>(a, w, rows, out, units),
+            Level::Portable | Level::Neon | Level::NeonDot => chunks::<I, 4, 1>(a, w, rows, out, units),
         }
     }
 }

@@ -53,7 +53,7 @@ fn tiles_body<I: Lanes>(piece: &Piece, scratch: &mut [Line]) {
         match I::LEVEL {
             Level::Avx512 | Level::Avx512Vnni => blocks::<I, 12, 2>(piece, scratch),
             Level::Avx2 | Level::Avx2Vnni => blocks::<I, 6, 1>(piece, scratch),
-            Level::Portable => blocks::<I, 4, 1>(piece, scratch),
+            Level::Portable | Level::Neon | Level::NeonDot => blocks::<I, 4, 1>(piece, scratch),
         }
     }
     finish::<I>(piece);

@@ -11,7 +11,7 @@ use super::initial::{Shape, initial};
 use super::objective::{Method, NextPatch};
 use super::{Error, Scaled};
 use crate::schedule::{Curve, Schedule};
-use crate::trainer::{End, Event, Objective, Recipe, Trainer};
+use crate::trainer::{End, Event, Recipe, Trainer};
 
 /// The ridge of the closed form: hardly matters (within a per mille on ETT from 1 to 100).
 pub const LAMBDA: f64 = 8.0;
@@ -84,7 +84,8 @@ pub fn closed_form(
 
 /// A fitted model.
 pub struct Fitted {
-    /// The one with the smallest held-out error, outside of any graph.
+    /// The one with the smallest held-out error among those that are, in no quarter of the rows to choose by, worse than
+    /// the model training began with; outside of any graph.
     pub model: SeriesModel,
     /// That error: mean square in units of the columns' deviations, over what the model says at once.
     pub held_out: Option<f64>,
@@ -117,19 +118,19 @@ pub fn fit(
     };
     let rows = [&split.train, &split.validation];
     let output = plan.shape.output;
-    let objective = NextPatch::new(data, &plan.method, output, rows, None, &mut keep);
+    let objective = NextPatch::new(data, &plan.method, output, rows, &mut keep);
     if objective.windows() == 0 {
         let (needed, found) = (plan.method.look_back + output, split.train.len());
         let what = format!("learning from windows of {} rows what the next {output} are", plan.method.look_back);
         return Err(anser_series::Error::TooShort { file: "the rows to learn from".into(), what, needed, found }.into());
     }
     let mut trainer = Trainer::new(model);
-    // The closed form alone is a candidate.
-    trainer.progress.best = objective.evaluate(trainer.model())?.map(|(loss, _)| loss);
+    objective.begin(trainer.model(), None)?;
+    trainer.progress.best = objective.best();
     let end = trainer.run(&plan.recipe(), &objective, stop, tell)?;
-    let progress = trainer.progress;
+    let (progress, held_out) = (trainer.progress, objective.best());
     let model = kept.unwrap_or_else(|| trainer.model().without_graph());
-    Ok(Fitted { model, held_out: progress.best, steps: progress.step, seconds: progress.seconds, end })
+    Ok(Fitted { model, held_out, steps: progress.step, seconds: progress.seconds, end })
 }
 
 /// The parameters of a model by name.

@@ -17,7 +17,7 @@ use crate::files::write_whole;
 use crate::metrics::{self, Metrics};
 use crate::plot::loss_curve;
 use crate::snapshot::{self, Snapshot};
-use crate::trainer::{End, Event, Objective, Recipe, Trainer};
+use crate::trainer::{End, Event, Recipe, Trainer};
 
 /// A run that is ready to go.
 pub struct Session {
@@ -33,6 +33,8 @@ pub struct Session {
     pub data: Scaled,
     /// The model and where it stands.
     pub trainer: Trainer<SeriesModel>,
+    /// The model training began with.
+    begun: SeriesModel,
     recipe: Recipe,
 }
 
@@ -57,20 +59,19 @@ impl Session {
         let sizes = planned.plan.shape.sizes()?;
         let checkpoints = out.join("checkpoints");
         let last = if settings.resume { snapshot::list(&checkpoints)?.pop() } else { None };
+        let (look_back, output) = (planned.plan.method.look_back, sizes.output);
+        let linear = match sizes.skip {
+            0 => None,
+            _ => Some(closed_form(&scaled, &planned.split, look_back, output, tell)?),
+        };
+        let begun = initial(&sizes, linear.as_ref(), planned.plan.method.seed)?;
         let trainer = match last {
             Some((_, place)) => {
                 let Snapshot { mut weights, optimizer, progress } = snapshot::load(&place)?;
                 let mut read = |name: &str, _: &[usize]| Ok(weights.remove(name).unwrap_or_default());
                 Trainer::resume(SeriesModel::new(&sizes, &anser_nn::cpu(), &mut read)?, optimizer, progress)
             }
-            None => {
-                let (look_back, output) = (planned.plan.method.look_back, sizes.output);
-                let linear = match sizes.skip {
-                    0 => None,
-                    _ => Some(closed_form(&scaled, &planned.split, look_back, output, tell)?),
-                };
-                Trainer::new(initial(&sizes, linear.as_ref(), planned.plan.method.seed)?)
-            }
+            None => Trainer::new(begun.fork()),
         };
         let recipe = Recipe {
             save_every: settings.save_every.unwrap_or(100),
@@ -82,7 +83,7 @@ impl Session {
         write_whole(&out.join("data.json"), &serde_json::to_vec_pretty(&fingerprint).unwrap_or_default())?;
         let file = out.join("run.toml");
         write_whole(&file, settings.to_toml(&file)?.as_bytes())?;
-        Ok(Session { settings, series, report, planned, data: scaled, trainer, recipe })
+        Ok(Session { settings, series, report, planned, data: scaled, trainer, begun, recipe })
     }
 
     /// Optimiser steps in all.
@@ -112,12 +113,13 @@ impl Session {
         };
         let split = &self.planned.split;
         let rows = [&split.train, &split.validation];
-        let best = self.trainer.progress.best;
+        let first = self.trainer.progress.step == 0;
+        let best = if first { None } else { Forecaster::open(&place).ok().map(|forecaster| forecaster.model) };
         let output = self.planned.plan.shape.output;
-        let objective = NextPatch::new(&self.data, &self.planned.plan.method, output, rows, best, &mut keep);
-        let measured = if self.trainer.progress.step == 0 { objective.evaluate(self.trainer.model())? } else { None };
-        if let Some((loss, _)) = measured {
-            self.trainer.progress.best = Some(loss);
+        let objective = NextPatch::new(&self.data, &self.planned.plan.method, output, rows, &mut keep);
+        objective.begin(&self.begun, best.as_ref())?;
+        if first {
+            self.trainer.progress.best = objective.best();
         }
         let picture = out.join("loss.svg");
         let title = format!("{} on {}", self.planned.plan.shape.backbone, self.series.name);
@@ -133,7 +135,7 @@ impl Session {
         };
         let end = self.trainer.run(&self.recipe, &objective, stop, &mut record)?;
         // Nothing was held out: the last model is the one.
-        if self.trainer.progress.best.is_none() {
+        if objective.best().is_none() {
             keep(&self.trainer.model().without_graph())?;
         }
         Ok(end)

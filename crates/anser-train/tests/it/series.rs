@@ -2,13 +2,18 @@
 
 use std::sync::atomic::AtomicBool;
 
+use anser_checkpoint::Version;
 use anser_nn::gradients::Trainable;
 use anser_nn::model::series::{Backbone, SeriesModel};
+use anser_series::linear::Linear;
 use anser_series::{Axis, Series};
 use anser_testkit::Rng;
-use anser_train::series::backtest::{Method, Windows, backtest, each};
+use anser_train::series::backtest::{Method as _, Windows, backtest, each};
 use anser_train::series::fit::{Fitted, closed_form, fit};
+use anser_train::series::initial::{Shape, initial};
+use anser_train::series::objective::{Method, NextPatch};
 use anser_train::series::{Forecaster, Planned, Scaled, Wishes, bands, plan, split};
+use anser_train::trainer::Objective;
 
 /// A day of 12 rows with some noise, in two columns of unlike size.
 fn days(rows: usize) -> Series {
@@ -292,4 +297,62 @@ fn constants_are_forecast_as_they_are() {
     let constant: Vec<f64> = forecast.values.iter().step_by(2).copied().collect();
     assert!(constant.iter().all(|x| (x - 7.25).abs() < 0.05), "{constant:?}");
     assert!(model.anomalies(&series).unwrap().scores.iter().all(|score| score.is_finite()));
+}
+
+/// Says the last value plus `trend` times the last step.
+fn damped(trend: f64) -> SeriesModel {
+    let shape = Shape {
+        backbone: Backbone::Rwkv(Version::V7),
+        patch: 1,
+        output: 1,
+        skip: 2,
+        width: 8,
+        layers: 1,
+        head_size: 8,
+        ffn: 8,
+    };
+    let linear = Linear { look_back: 2, horizon: 1, weight: vec![-trend, 0.0, 0.0] };
+    initial(&shape.sizes().unwrap(), Some(&linear), 0).unwrap()
+}
+
+const LAST_STEP: Method = Method { look_back: 2, batch: 8, every_patch: false, shards: 1, seed: 0, eval_windows: 4096 };
+
+/// One column of 200 rows, half of them to learn from.
+fn one_column(value: fn(usize) -> f64) -> Scaled {
+    let mut series = days(100);
+    series.columns.truncate(1);
+    series.values = (0..200).map(value).collect();
+    Scaled::new(&series, 0..100)
+}
+
+#[test]
+fn what_is_worse_in_one_stretch_is_not_kept() {
+    // Rises, of which the last quarter goes to and fro instead; there a trend is wrong by a step more than none.
+    let rise = |t: usize| t as f64;
+    let mixed = |t: usize| if t < 175 { t as f64 } else { 175.0 + 0.5 * (t % 2) as f64 };
+    for (value, kept) in [(rise as fn(usize) -> f64, 2), (mixed, 1)] {
+        let data = one_column(value);
+        let mut models = 0;
+        let mut keep = |_: &SeriesModel| {
+            models += 1;
+            Ok(())
+        };
+        let objective = NextPatch::new(&data, &LAST_STEP, 1, [&(0..100), &(100..200)], &mut keep);
+        objective.begin(&damped(0.0), None).unwrap();
+        let begun = objective.best().unwrap();
+        let (error, _) = objective.evaluate(&damped(1.0)).unwrap().unwrap();
+        assert!(error < 0.9 * begun, "{error} is better than {begun} on the whole");
+        assert_eq!(objective.best(), Some(if kept == 2 { error } else { begun }));
+        drop(objective);
+        assert_eq!(models, kept);
+    }
+}
+
+#[test]
+fn a_run_that_goes_on_keeps_its_best() {
+    let data = one_column(|t| t as f64);
+    let mut keep = |_: &SeriesModel| panic!("nothing is better than the best there was");
+    let objective = NextPatch::new(&data, &LAST_STEP, 1, [&(0..100), &(100..200)], &mut keep);
+    objective.begin(&damped(0.0), Some(&damped(1.0))).unwrap();
+    objective.evaluate(&damped(0.5)).unwrap();
 }

@@ -17,6 +17,8 @@ use super::{Activations, GROUP};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx2Vnni, Avx512, Avx512Vnni};
 use crate::simd::{Level, Portable};
+#[cfg(target_arch = "aarch64")]
+use crate::simd::{Neon, NeonDot};
 
 /// How far ahead of their use codes are asked for, in bytes.
 const AHEAD: usize = 4096;
@@ -96,6 +98,10 @@ fn compute_at(level: Level, piece: &Piece, scratch: *mut u8) {
             Level::Avx2Vnni => by_layout::<Avx2Vnni>(piece, scratch),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2 => by_layout::<Avx2>(piece, scratch),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDot => by_layout::<NeonDot>(piece, scratch),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon => by_layout::<Neon>(piece, scratch),
             _ => by_layout::<Portable>(piece, scratch),
         }
     }
@@ -141,10 +147,11 @@ unsafe fn by_rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const
             2 if I::LANES > 4 => streams::<I, C, S, 2, 2, E>(piece),
             ..=FEW if I::ROOM => few::<I, C, S, E>(piece),
             1 => streams::<I, C, S, 1, 1, E>(piece),
-            // The tile that fills the registers: 12 sums of 16 registers on AVX2, 24 of 32 on AVX-512.
-            _ => match I::LANES {
-                16 => blocks::<I, C, S, W, 6, 2, E>(piece, scratch),
-                8 => blocks::<I, C, S, W, 6, 1, E>(piece, scratch),
+            // The tile that fills the registers: 12 sums of 16 registers on AVX2, 24 of 32 on AVX-512, 16 of 32 on NEON.
+            _ => match (I::LANES, I::LEVEL) {
+                (16, _) => blocks::<I, C, S, W, 6, 2, E>(piece, scratch),
+                (8, _) => blocks::<I, C, S, W, 6, 1, E>(piece, scratch),
+                (_, Level::Neon | Level::NeonDot) => blocks::<I, C, S, W, 4, 1, E>(piece, scratch),
                 _ => blocks::<I, C, S, W, 2, 1, E>(piece, scratch),
             },
         }
@@ -376,7 +383,7 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
     }
 }
 
-/// What sums of products of bytes begin with: lifted codes are 128 too large.
+/// What sums of products of bytes begin with: it makes up for [`Lanes::LIFT`].
 #[inline(always)]
 unsafe fn first_sums<I: Lanes, S: ScaleSource, const R: usize, const P: usize>(
     x: *const Activations,
@@ -385,7 +392,7 @@ unsafe fn first_sums<I: Lanes, S: ScaleSource, const R: usize, const P: usize>(
     // SAFETY: by the contract of `compute`.
     unsafe {
         let mut sums = [[I::no_sums(); P]; R];
-        if S::LIFT > 0 {
+        if I::LIFT > 0 && !S::MINIMA {
             for r in 0..R {
                 sums[r] = [I::splat_sums((*x.add(r)).offsets[g]); P];
             }

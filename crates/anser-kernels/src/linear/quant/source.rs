@@ -34,9 +34,6 @@ pub(super) trait ScaleSource {
     const MINIMA: bool;
     /// What is still to be taken off the codes.
     const OFFSET: f32;
-    /// What is added to codes so that as unsigned bytes they are 128 too large. Codes that have minima are from 0 up, and
-    /// taken as they are.
-    const LIFT: u8 = if Self::MINIMA { 0 } else { 128 - Self::OFFSET as u8 };
 
     /// The scales of the `n`-th [`ScaleSource::COLUMNS`] of the block.
     ///
@@ -236,7 +233,7 @@ pub(super) unsafe fn widen<I: Lanes, C: CodeSource, S: ScaleSource, const BYTES:
     }
 }
 
-/// [`CodeSource::quads`], lifted.
+/// [`CodeSource::quads`], [`Lanes::LIFT`] too large, and without what is still to be taken off them.
 ///
 /// # Safety
 /// As for it.
@@ -245,6 +242,8 @@ pub(super) unsafe fn lifted<I: Lanes, C: CodeSource, S: ScaleSource, const HALF:
     // SAFETY: by the contract above.
     unsafe {
         let quads = C::quads::<I, HALF>(octet);
-        if S::LIFT > 0 { I::add_bytes(quads, S::LIFT) } else { quads }
+        // Those that have minima are from 0 up, and taken as they are.
+        let value = const { if S::MINIMA { 0 } else { I::LIFT.wrapping_sub(S::OFFSET as u8) } };
+        if value > 0 { I::add_bytes(quads, value) } else { quads }
     }
 }
