@@ -11,7 +11,7 @@ use crate::simd::{Isa, dispatch};
 pub(in super::super) struct Activations {
     /// x in steps.
     pub(super) codes: [i16; BLOCK],
-    /// Codes of 8 bits as bytes, eight columns after eight columns in [`ORDER`].
+    /// Codes of 8 bits as bytes, eight columns after eight columns in the [order](in_order) in which a panel has them.
     pub(super) bytes: [i8; BLOCK],
     /// The sum of the codes of each group.
     pub(super) sums: [f32; BLOCK / GROUP],
@@ -24,10 +24,6 @@ pub(in super::super) struct Activations {
     /// Step of the block; 1 if codes have 8 bits. NaN if x has a NaN or an infinity in this block.
     pub(super) step: f32,
 }
-
-/// Where the columns of eight lie that are multiplied from bytes: as the bytes of codes and of nibbles lie in a panel.
-#[cfg(test)]
-const ORDER: [usize; 8] = [0, 4, 1, 5, 2, 6, 3, 7];
 
 impl Activations {
     pub(in super::super) const ZERO: Activations = Activations {
@@ -96,7 +92,8 @@ fn quantise_whole(bits: InputBits, x: &[f32; BLOCK], out: &mut Activations) {
     }
 }
 
-/// Eight columns in [`ORDER`]: the bytes of one half between those of the other, in a way that is vectorised.
+/// Eight columns in the order 0, 4, 1, 5, 2, 6, 3, 7 in which the bytes of codes and of nibbles lie in a panel: those of one
+/// half between those of the other. Written so that it is vectorised.
 #[inline(always)]
 fn in_order(octet: [i8; 8]) -> [i8; 8] {
     let all = u64::from_le_bytes(octet.map(|byte| byte as u8));

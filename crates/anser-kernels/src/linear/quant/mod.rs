@@ -1,10 +1,11 @@
 //! Products with weights in integer codes, computed in integers.
 //!
 //! A weight is `scale * code - minimum`, of which scale and minimum belong to a group of 32 columns of a row (some
-//! formats have scales for 16 columns, some no minimum). A row of x becomes integers first ([`InputBits`]): of 16 bits, the
-//! largest magnitude of every block of 256 columns being 32767, so that nearly nothing is lost on the side of x; or of 8
-//! bits, that of every group being 127, which takes half the instructions. The f32 steps are kept. Products of codes are
-//! exact in 32 bits, and every instruction set computes the same integers.
+//! formats have scales for 16 columns, some no minimum). A row of x becomes integers first
+//! ([`InputBits`](super::InputBits)): of 16 bits, the largest magnitude of every block of 256 columns being 32767, so that
+//! nearly nothing is lost on the side of x; or of 8 bits, that of every group being 127, which takes half the
+//! instructions. The f32 steps are kept. Products of codes are exact in 32 bits, and every instruction set computes the
+//! same integers.
 //!
 //! **The order of summation.** An output is a sum over blocks of 256 columns, in order, each the step of the block of x
 //! times a chain of fused multiply-adds over the groups of the block, in order: plus scale times the integer sum of the

@@ -17,7 +17,7 @@ pub(super) trait CodeSource {
     /// As for [`Lanes`].
     unsafe fn pairs<I: Lanes, const N: usize>(octet: *const u8) -> I::Pairs;
 
-    /// Four columns of eight, the first or the second four of [`ORDER`](super::activations::ORDER), as bytes.
+    /// Four columns of eight, 0, 4, 1, 5 or 2, 6, 3, 7, as bytes.
     ///
     /// # Safety
     /// As for [`Lanes`], which has [`Lanes::BYTES`].
