@@ -9,7 +9,8 @@ use super::GROUP;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Codes {
     /// Signed bytes. Eight columns after eight columns: 64 bytes of four columns, row after row, then those of the other
-    /// four: 0, 4, 1, 5, then 2, 6, 3, 7.
+    /// four: 0, 4, 1, 5, then 2, 6, 3, 7. Where
+    /// groups have minima only 0 to 31 mean something: instruction sets may take others as signed or not.
     Bytes,
     /// 0 to 15. Eight columns after eight columns: 64 bytes, row after row; their low nibbles are four columns, their
     /// high nibbles the others, as with bytes. So nibble `n` of the 16-bit word `c` of a row is column `2 n + c`.
