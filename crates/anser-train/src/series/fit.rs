@@ -1,5 +1,6 @@
 //! A forecaster fitted to a series: the closed form first, then the blocks on top of it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
 
 use anser_nn::gradients::Trainable;
@@ -7,6 +8,7 @@ use anser_nn::model::series::SeriesModel;
 use anser_series::linear::Linear;
 use anser_series::split::{Split, origins};
 
+use super::choice::Choice;
 use super::initial::{Shape, initial};
 use super::objective::{Method, NextPatch};
 use super::{Error, Scaled};
@@ -23,6 +25,8 @@ pub struct Plan {
     pub shape: Shape,
     /// How it learns.
     pub method: Method,
+    /// How far ahead the error is measured that decides which step is kept; what exceeds the output is rolled on.
+    pub horizon: usize,
     /// Optimiser steps.
     pub steps: u64,
     /// Learning rate after the warm-up.
@@ -87,7 +91,7 @@ pub struct Fitted {
     /// The one with the smallest held-out error among those that are, in no quarter of the rows to choose by, worse than
     /// the model training began with; outside of any graph.
     pub model: SeriesModel,
-    /// That error: mean square in units of the columns' deviations, over what the model says at once.
+    /// That error: mean square in units of the columns' deviations, over the horizon.
     pub held_out: Option<f64>,
     /// Steps done.
     pub steps: u64,
@@ -97,8 +101,8 @@ pub struct Fitted {
     pub end: End,
 }
 
-/// Fits a model on the rows to learn from; the rows to choose by decide which of its steps is kept. Rows to be tested on
-/// are not looked at. `linear` is where its linear path begins, if it has one.
+/// Fits a model on the rows to learn from; the rows to choose by decide which of its steps is kept, by its error over the
+/// plan's horizon. Rows to be tested on are not looked at. `linear` is where its linear path begins, if it has one.
 ///
 /// # Errors
 /// [`anser_series::Error::TooShort`] where no window fits; [`Error::NotFinite`]; what `tell` returns.
@@ -110,27 +114,51 @@ pub fn fit(
     stop: &AtomicBool,
     tell: &mut dyn FnMut(&Event) -> Result<(), Error>,
 ) -> Result<Fitted, Error> {
+    let [fitted] = fit_each(data, split, plan, [plan.horizon], linear, stop, tell)?;
+    Ok(fitted)
+}
+
+/// The same for several horizons: one training, of which every horizon keeps its own step.
+///
+/// # Errors
+/// As [`fit`].
+pub fn fit_each<const N: usize>(
+    data: &Scaled,
+    split: &Split,
+    plan: &Plan,
+    horizons: [usize; N],
+    linear: Option<&Linear>,
+    stop: &AtomicBool,
+    tell: &mut dyn FnMut(&Event) -> Result<(), Error>,
+) -> Result<[Fitted; N], Error> {
     let model = initial(&plan.shape.sizes()?, linear, plan.method.seed)?;
-    let mut kept = None;
-    let mut keep = |model: &SeriesModel| {
-        kept = Some(model.clone());
+    let mut kept = BTreeMap::new();
+    let mut keep = |horizon: usize, model: &SeriesModel| {
+        kept.insert(horizon, model.clone());
         Ok(())
     };
-    let rows = [&split.train, &split.validation];
+    let choice =
+        Choice::new(data, &split.validation, plan.method.look_back, &horizons, plan.method.eval_windows, &mut keep);
     let output = plan.shape.output;
-    let objective = NextPatch::new(data, &plan.method, output, rows, &mut keep);
+    let objective = NextPatch::new(data, &plan.method, output, &split.train, choice);
     if objective.windows() == 0 {
         let (needed, found) = (plan.method.look_back + output, split.train.len());
         let what = format!("learning from windows of {} rows what the next {output} are", plan.method.look_back);
         return Err(anser_series::Error::TooShort { file: "the rows to learn from".into(), what, needed, found }.into());
     }
     let mut trainer = Trainer::new(model);
-    objective.begin(trainer.model(), None)?;
-    trainer.progress.best = objective.best();
+    objective.choice().begin(&trainer.model().without_graph(), None)?;
+    trainer.progress.best = objective.choice().best();
     let end = trainer.run(&plan.recipe(), &objective, stop, tell)?;
-    let (progress, held_out) = (trainer.progress, objective.best());
-    let model = kept.unwrap_or_else(|| trainer.model().without_graph());
-    Ok(Fitted { model, held_out, steps: progress.step, seconds: progress.seconds, end })
+    let held_out = horizons.map(|horizon| objective.choice().best_for(horizon));
+    drop(objective);
+    Ok(std::array::from_fn(|i| Fitted {
+        model: kept.get(&horizons[i]).cloned().unwrap_or_else(|| trainer.model().without_graph()),
+        held_out: held_out[i],
+        steps: trainer.progress.step,
+        seconds: trainer.progress.seconds,
+        end,
+    }))
 }
 
 /// The parameters of a model by name.

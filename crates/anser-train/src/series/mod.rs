@@ -10,6 +10,7 @@
 
 pub mod anomaly;
 pub mod backtest;
+pub mod choice;
 mod file;
 pub mod fit;
 pub mod impute;

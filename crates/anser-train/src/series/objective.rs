@@ -5,11 +5,10 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anser_nn::model::series::{Patches, SeriesModel};
 use anser_nn::task::forecast::{self, Norm};
-use anser_series::metrics::Scores;
 use anser_series::split::origins;
 
 use super::Scaled;
-use super::backtest::{Windows, backtest};
+use super::choice::Choice;
 use crate::Error;
 use crate::groups::{Architecture, Group, group};
 use crate::random::Random;
@@ -39,36 +38,21 @@ pub struct NextPatch<'a> {
     method: &'a Method,
     output: usize,
     learned: Range<usize>,
-    held_out: Range<usize>,
-    best: Mutex<Best<'a>>,
-}
-
-/// Stretches of the rows to choose by, each of which has a say.
-const STRETCHES: usize = 4;
-
-/// The best model so far: the one of the smallest held-out error that is in no stretch worse than the one training began
-/// with. Better on the whole may be much better in one stretch and worse in the others, and what comes next is none of them.
-struct Best<'a> {
-    loss: f64,
-    /// The errors of the model training began with.
-    begun: Vec<f64>,
-    /// Called with every model that becomes the best.
-    keep: &'a mut (dyn FnMut(&SeriesModel) -> Result<(), Error> + Send),
+    choice: Mutex<Choice<'a>>,
 }
 
 impl<'a> NextPatch<'a> {
-    /// Windows whose targets lie in `learned` are learned, those in `held_out` measured. `keep` is given every model that
-    /// becomes the best.
+    /// Windows whose targets, `output` rows of them, lie in `learned` are learned; `choice` is offered every model that is
+    /// measured.
     pub fn new(
         data: &'a Scaled,
         method: &'a Method,
         output: usize,
-        [learned, held_out]: [&Range<usize>; 2],
-        keep: &'a mut (dyn FnMut(&SeriesModel) -> Result<(), Error> + Send),
+        learned: &Range<usize>,
+        choice: Choice<'a>,
     ) -> NextPatch<'a> {
-        let of = |rows: &Range<usize>| origins(rows, method.look_back, output);
-        let best = Mutex::new(Best { loss: f64::INFINITY, begun: Vec::new(), keep });
-        NextPatch { data, method, output, learned: of(learned), held_out: of(held_out), best }
+        let learned = origins(learned, method.look_back, output);
+        NextPatch { data, method, output, learned, choice: Mutex::new(choice) }
     }
 
     /// Windows to learn from.
@@ -76,42 +60,9 @@ impl<'a> NextPatch<'a> {
         self.learned.len() * self.data.width()
     }
 
-    /// Takes this as the model that training began with, the first candidate. Where a run goes on, `best` is what it had
-    /// kept.
-    ///
-    /// # Errors
-    /// What `keep` returns.
-    pub fn begin(&self, model: &SeriesModel, best: Option<&SeriesModel>) -> Result<(), Error> {
-        let begun = self.held_out(&model.without_graph());
-        self.lock().begun = begun.iter().map(|scores| scores.mse).collect();
-        let kept = best.unwrap_or(model).without_graph();
-        let Some((loss, _)) = mean(&self.held_out(&kept)) else { return Ok(()) };
-        let mut lock = self.lock();
-        lock.loss = loss;
-        if best.is_none() { (lock.keep)(&kept) } else { Ok(()) }
-    }
-
-    /// The held-out error of the best model.
-    pub fn best(&self) -> Option<f64> {
-        Some(self.lock().loss).filter(|loss| loss.is_finite())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Best<'a>> {
-        self.best.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The errors in every stretch of the rows to choose by.
-    fn held_out(&self, model: &SeriesModel) -> Vec<Scores> {
-        let Range { start, end } = self.held_out;
-        let rows = end - start;
-        let stride = (rows * self.data.width()).div_ceil(self.method.eval_windows.max(1));
-        let border = |i: usize| start + rows * i / STRETCHES;
-        let stretches = (0..STRETCHES).map(|i| border(i)..border(i + 1)).filter(|origins| !origins.is_empty());
-        let measured = stretches.map(|origins| {
-            let windows = Windows { origins, stride, look_back: self.method.look_back, horizon: self.output };
-            backtest(model, self.data, &windows)
-        });
-        measured.collect()
+    /// Which models are kept.
+    pub fn choice(&self) -> MutexGuard<'_, Choice<'a>> {
+        self.choice.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The windows of a step: all of them in one order, and again in another.
@@ -169,28 +120,12 @@ impl Objective<SeriesModel> for NextPatch<'_> {
     }
 
     fn evaluate(&self, model: &SeriesModel) -> Result<Option<(f64, u64)>, Error> {
-        let model = model.without_graph();
-        let stretches = self.held_out(&model);
-        let Some((loss, count)) = mean(&stretches) else { return Ok(None) };
-        let mut best = self.lock();
-        let nowhere_worse = stretches.iter().zip(&best.begun).all(|(now, &begun)| now.count == 0 || now.mse <= begun);
-        if loss < best.loss && nowhere_worse {
-            best.loss = loss;
-            (best.keep)(&model)?;
-        }
-        Ok(Some((loss, count)))
+        self.choice().offer(&model.without_graph())
     }
 
     fn group(&self, name: &str, shape: &[usize]) -> Group {
         groups(name, shape)
     }
-}
-
-/// The squared error over all stretches, and of how many values it is; `None` of none.
-fn mean(stretches: &[Scores]) -> Option<(f64, u64)> {
-    let count: u64 = stretches.iter().map(|scores| scores.count).sum();
-    let square: f64 = stretches.iter().filter(|s| s.count > 0).map(|scores| scores.mse * scores.count as f64).sum();
-    (count > 0).then(|| (square / count as f64, count))
 }
 
 /// How the optimiser treats a tensor of a forecaster: as the official trainers of RWKV-7 do. The linear path begins where

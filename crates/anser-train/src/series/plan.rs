@@ -127,6 +127,7 @@ pub fn plan(series: &Series, wishes: &Wishes) -> Result<Planned, Error> {
     let plan = Plan {
         shape,
         method,
+        horizon: w.horizon,
         steps,
         lr: w.lr.unwrap_or(1e-3),
         weight_decay: w.weight_decay.unwrap_or(0.01),

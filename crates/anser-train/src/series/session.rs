@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicBool;
 use anser_nn::model::series::SeriesModel;
 use anser_series::{Report, Series};
 
+use super::choice::Choice;
 use super::fit::closed_form;
 use super::initial::initial;
 use super::objective::NextPatch;
@@ -108,18 +109,20 @@ impl Session {
         };
         let (look_back, columns) = (self.planned.plan.method.look_back, self.series.columns.clone());
         let (step, place) = (self.report.step.clone(), out.join("model.safetensors"));
-        let mut keep = |model: &SeriesModel| {
+        let keep = |model: &SeriesModel| {
             Forecaster { model: model.clone(), look_back, columns: columns.clone(), step: step.clone() }.save(&place)
         };
-        let split = &self.planned.split;
-        let rows = [&split.train, &split.validation];
+        let Planned { plan, split, .. } = &self.planned;
         let first = self.trainer.progress.step == 0;
         let best = if first { None } else { Forecaster::open(&place).ok().map(|forecaster| forecaster.model) };
-        let output = self.planned.plan.shape.output;
-        let objective = NextPatch::new(&self.data, &self.planned.plan.method, output, rows, &mut keep);
-        objective.begin(&self.begun, best.as_ref())?;
+        let mut keep_best = |_: usize, model: &SeriesModel| keep(model);
+        let method = &plan.method;
+        let choice =
+            Choice::new(&self.data, &split.validation, look_back, &[plan.horizon], method.eval_windows, &mut keep_best);
+        let objective = NextPatch::new(&self.data, method, plan.shape.output, &split.train, choice);
+        objective.choice().begin(&self.begun.without_graph(), best.as_ref())?;
         if first {
-            self.trainer.progress.best = objective.best();
+            self.trainer.progress.best = objective.choice().best();
         }
         let picture = out.join("loss.svg");
         let title = format!("{} on {}", self.planned.plan.shape.backbone, self.series.name);
@@ -135,7 +138,7 @@ impl Session {
         };
         let end = self.trainer.run(&self.recipe, &objective, stop, &mut record)?;
         // Nothing was held out: the last model is the one.
-        if objective.best().is_none() {
+        if objective.choice().best().is_none() {
             keep(&self.trainer.model().without_graph())?;
         }
         Ok(end)

@@ -9,11 +9,10 @@ use anser_series::linear::Linear;
 use anser_series::{Axis, Series};
 use anser_testkit::Rng;
 use anser_train::series::backtest::{Method as _, Windows, backtest, each};
+use anser_train::series::choice::Choice;
 use anser_train::series::fit::{Fitted, closed_form, fit};
 use anser_train::series::initial::{Shape, initial};
-use anser_train::series::objective::{Method, NextPatch};
 use anser_train::series::{Forecaster, Planned, Scaled, Wishes, bands, plan, split};
-use anser_train::trainer::Objective;
 
 /// A day of 12 rows with some noise, in two columns of unlike size.
 fn days(rows: usize) -> Series {
@@ -315,8 +314,6 @@ fn damped(trend: f64) -> SeriesModel {
     initial(&shape.sizes().unwrap(), Some(&linear), 0).unwrap()
 }
 
-const LAST_STEP: Method = Method { look_back: 2, batch: 8, every_patch: false, shards: 1, seed: 0, eval_windows: 4096 };
-
 /// One column of 200 rows, half of them to learn from.
 fn one_column(value: fn(usize) -> f64) -> Scaled {
     let mut series = days(100);
@@ -333,26 +330,52 @@ fn what_is_worse_in_one_stretch_is_not_kept() {
     for (value, kept) in [(rise as fn(usize) -> f64, 2), (mixed, 1)] {
         let data = one_column(value);
         let mut models = 0;
-        let mut keep = |_: &SeriesModel| {
+        let mut keep = |_: usize, _: &SeriesModel| {
             models += 1;
             Ok(())
         };
-        let objective = NextPatch::new(&data, &LAST_STEP, 1, [&(0..100), &(100..200)], &mut keep);
-        objective.begin(&damped(0.0), None).unwrap();
-        let begun = objective.best().unwrap();
-        let (error, _) = objective.evaluate(&damped(1.0)).unwrap().unwrap();
+        let mut choice = Choice::new(&data, &(100..200), 2, &[1], 4096, &mut keep);
+        choice.begin(&damped(0.0), None).unwrap();
+        let begun = choice.best().unwrap();
+        let (error, _) = choice.offer(&damped(1.0)).unwrap().unwrap();
         assert!(error < 0.9 * begun, "{error} is better than {begun} on the whole");
-        assert_eq!(objective.best(), Some(if kept == 2 { error } else { begun }));
-        drop(objective);
+        assert_eq!(choice.best(), Some(if kept == 2 { error } else { begun }));
+        drop(choice);
         assert_eq!(models, kept);
     }
 }
 
 #[test]
+fn every_horizon_keeps_its_own() {
+    // Up three rows and down three: half of the trend is a help for one row ahead, and none for four.
+    let data = one_column(|t| [0.0, 1.0, 2.0, 3.0, 2.0, 1.0][t % 6]);
+    let mut kept = Vec::new();
+    let mut keep = |horizon: usize, model: &SeriesModel| {
+        kept.push((horizon, weights(model)));
+        Ok(())
+    };
+    let mut choice = Choice::new(&data, &(100..200), 2, &[1, 4], 4096, &mut keep);
+    let (none, some) = (damped(0.0), damped(0.5));
+    choice.begin(&none, None).unwrap();
+    let far = choice.best_for(4).unwrap();
+    choice.offer(&some).unwrap();
+    // A window is rolled once, as far as there are rows: what is near is measured as if it was asked for alone.
+    let mut alone = |_: usize, _: &SeriesModel| Ok(());
+    let mut near = Choice::new(&data, &(100..200), 2, &[1], 4096, &mut alone);
+    let (error, count) = near.offer(&some).unwrap().unwrap();
+    assert_eq!(count, 100);
+    assert!((choice.best_for(1).unwrap() - error).abs() < 1e-12);
+    assert_eq!((choice.best_for(4), choice.best_for(2)), (Some(far), None));
+    drop(choice);
+    let expected = [(1, weights(&none)), (4, weights(&none)), (1, weights(&some))];
+    assert_eq!(kept, expected);
+}
+
+#[test]
 fn a_run_that_goes_on_keeps_its_best() {
     let data = one_column(|t| t as f64);
-    let mut keep = |_: &SeriesModel| panic!("nothing is better than the best there was");
-    let objective = NextPatch::new(&data, &LAST_STEP, 1, [&(0..100), &(100..200)], &mut keep);
-    objective.begin(&damped(0.0), Some(&damped(1.0))).unwrap();
-    objective.evaluate(&damped(0.5)).unwrap();
+    let mut keep = |_: usize, _: &SeriesModel| panic!("nothing is better than the best there was");
+    let mut choice = Choice::new(&data, &(100..200), 2, &[1], 4096, &mut keep);
+    choice.begin(&damped(0.0), Some(&damped(1.0))).unwrap();
+    choice.offer(&damped(0.5)).unwrap();
 }
