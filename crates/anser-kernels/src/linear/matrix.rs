@@ -141,7 +141,8 @@ const COPIED_AT_ONCE: usize = 4 << 20;
 
 impl Matrix {
     /// Packs a matrix: `fill(row, out)` writes the `cols` values of row `row`. It is called once for each row, from
-    /// several threads. Floats are rounded to nearest even (what bf16 drops besides, [`Storage::Bf16`] says); codes and scales are searched for the least squared error.
+    /// several threads. Floats are rounded to nearest even (what bf16 drops besides, [`Storage::Bf16`] says); codes and
+    /// scales are searched for the least squared error.
     /// NaN and infinite values have no codes: the caller refuses them before.
     ///
     /// # Panics
