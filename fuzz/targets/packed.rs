@@ -24,7 +24,7 @@ fn load_and_run(path: &Path) {
         Some(logits.into_iter().map(f32::to_bits).collect::<Vec<u32>>())
     };
     EXECUTOR.with_borrow_mut(|exec| {
-        for inputs in [InputBits::Sixteen, InputBits::Eight] {
+        for inputs in [InputBits::ThirtyTwo, InputBits::Sixteen, InputBits::Eight] {
             assert_eq!(run(exec, Placement::Mapped, inputs), run(exec, Placement::Copied, inputs));
         }
     });

@@ -26,7 +26,7 @@ use crate::tensor::{Dtype, Tensor, check_tensors};
 const KEY: &str = "anser";
 
 /// Version of the layout of bytes; files of another one are refused.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// What a packed file says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]

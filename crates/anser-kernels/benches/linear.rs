@@ -30,9 +30,13 @@ fn pool() -> Pool {
     Pool::new(threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |n| n.get())))
 }
 
-/// Storages, and the bits of the inputs that codes are multiplied with.
-const FLOATS: [(Storage, InputBits); 3] =
-    [(Storage::F32, InputBits::Sixteen), (Storage::Bf16, InputBits::Sixteen), (Storage::F16, InputBits::Sixteen)];
+/// Storages, and the bits of the inputs that they are multiplied with.
+const FLOATS: [(Storage, InputBits); 4] = [
+    (Storage::F32, InputBits::ThirtyTwo),
+    (Storage::Bf16, InputBits::ThirtyTwo),
+    (Storage::F16, InputBits::ThirtyTwo),
+    (Storage::Bf16, InputBits::Sixteen),
+];
 const CODES: [(Storage, InputBits); 4] = [
     (Storage::Int8, InputBits::Sixteen),
     (Storage::Int4, InputBits::Sixteen),
@@ -41,9 +45,10 @@ const CODES: [(Storage, InputBits); 4] = [
 ];
 
 fn name((storage, inputs): (Storage, InputBits)) -> String {
-    match inputs {
-        InputBits::Sixteen => storage.to_string(),
-        InputBits::Eight => format!("{storage} with 8-bit inputs"),
+    match (storage, inputs) {
+        (Storage::Bf16, InputBits::Sixteen) => format!("{storage} with bf16 inputs"),
+        (_, InputBits::ThirtyTwo | InputBits::Sixteen) => storage.to_string(),
+        (_, InputBits::Eight) => format!("{storage} with 8-bit inputs"),
     }
 }
 

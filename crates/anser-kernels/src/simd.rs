@@ -33,6 +33,8 @@ pub enum Level {
     Avx512,
     /// [`Level::Avx512`] with AVX512-VNNI. Only quantised products differ from it.
     Avx512Vnni,
+    /// [`Level::Avx512Vnni`] with AVX512-BF16. Only products of bf16 with bf16 differ from it.
+    Avx512Bf16,
 }
 
 impl Level {
@@ -60,6 +62,7 @@ impl fmt::Display for Level {
             Level::Avx2Vnni => "avx2vnni",
             Level::Avx512 => "avx512",
             Level::Avx512Vnni => "avx512vnni",
+            Level::Avx512Bf16 => "avx512bf16",
         })
     }
 }
@@ -83,7 +86,8 @@ pub fn level() -> Level {
                 Ok("avx2") => Level::Avx2,
                 Ok("avx2vnni") => Level::Avx2Vnni,
                 Ok("avx512") => Level::Avx512,
-                _ => Level::Avx512Vnni,
+                Ok("avx512vnni") => Level::Avx512Vnni,
+                _ => Level::Avx512Bf16,
             };
             wanted.supported()
         })
@@ -115,6 +119,7 @@ fn detect() -> Vec<Level> {
         (Level::Avx2Vnni, avx2 && has!("avxvnni")),
         (Level::Avx512, avx512),
         (Level::Avx512Vnni, avx512 && has!("avx512vnni")),
+        (Level::Avx512Bf16, avx512 && has!("avx512vnni") && has!("avx512bf16")),
     ]
     .into_iter()
     .filter_map(|(level, there)| there.then_some(level))
@@ -245,10 +250,12 @@ macro_rules! dispatch {
 
             match level.supported() {
                 // SAFETY: `supported` returns only levels whose features this CPU was found to have. (The levels with
-                // VNNI matter to quantised products alone, which have a choice of their own.)
+                // VNNI and BF16 matter to some products alone, which have a choice of their own.)
                 #[cfg(target_arch = "x86_64")]
                 #[allow(unsafe_code)]
-                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Vnni => unsafe { avx512 $(::<$n>)? ($($arg),*) },
+                $crate::simd::Level::Avx512 | $crate::simd::Level::Avx512Vnni | $crate::simd::Level::Avx512Bf16 => unsafe {
+                    avx512 $(::<$n>)? ($($arg),*)
+                },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 #[allow(unsafe_code)]
@@ -281,7 +288,8 @@ mod tests {
 
     #[test]
     fn every_level_runs_a_body_it_can_run() {
-        for level in [Level::Portable, Level::Avx2, Level::Avx2Vnni, Level::Avx512, Level::Avx512Vnni] {
+        let wide = [Level::Avx512, Level::Avx512Vnni, Level::Avx512Bf16];
+        for level in [Level::Portable, Level::Avx2, Level::Avx2Vnni].into_iter().chain(wide) {
             assert_eq!(dot(level, &[1.0, 2.0, 3.0], &[4.0, 5.0, 6.0]), 32.0);
             assert_eq!(lanes::<7>(level, 3), 21);
         }

@@ -255,7 +255,7 @@ fn descriptions_that_lie() {
         }
     }
     for (field, value, what) in [
-        ("version", "1".parse().unwrap(), "version 1 of packed files"),
+        ("version", "2".parse().unwrap(), "version 2 of packed files"),
         ("config", serde_json::Value::Null, "damaged"),
         ("matrices", serde_json::json!({}), "nothing says what they mean"),
         ("tokenizer", "klingon".into(), "damaged"),
@@ -277,7 +277,7 @@ fn descriptions_that_lie() {
     let mut more = description.clone();
     more["matrices"]["blocks.0.att.goose.weight"] = serde_json::json!({ "storage": "int8" });
     assert!(matches!(open_bytes(&with(more.to_string())), Err(Error::MissingTensor { .. })));
-    for text in ["", "{}", "[]", "{\"version\":2}", "null"] {
+    for text in ["", "{}", "[]", "{\"version\":3}", "null"] {
         let error = open_bytes(&with(text.into())).unwrap_err();
         assert!(matches!(error, Error::Malformed { .. }) && error.to_string().contains("damaged"), "{text}: {error}");
     }

@@ -142,7 +142,8 @@ pub struct LoadOptions {
     pub recipe: Option<Recipe>,
     /// Where the matrices of a packed file are held.
     pub placement: Placement,
-    /// What quantised matrices are multiplied with: 8 bits, unless asked for more. Each is an arithmetic of its own.
+    /// What quantised matrices and those in bf16 are multiplied with: the fewest bits that go with the storage (8, and 16
+    /// beside bf16), unless asked for more. Each is an arithmetic of its own.
     pub inputs: InputBits,
 }
 

@@ -17,7 +17,7 @@ fn any_model() -> impl Strategy<Value = (Config, LoadOptions, u64)> {
     let head_size = prop::sample::select(vec![8usize, 11, 16, 24, 32, 64, 100, 128]);
     let ranks = (1usize..20, 1usize..20, 1usize..20, 1usize..20, 1usize..20);
     let sizes = (1usize..=3, 1usize..=3, 3usize..70, 5usize..90);
-    let inputs = prop::sample::select(vec![InputBits::Sixteen, InputBits::Eight]);
+    let inputs = prop::sample::select(vec![InputBits::ThirtyTwo, InputBits::Sixteen, InputBits::Eight]);
     let options = (prop::sample::select(Recipe::ALL.to_vec()), inputs)
         .prop_map(|(recipe, inputs)| LoadOptions { inputs, ..recipe.into() });
     (version, head_size, ranks, sizes, options, any::<u64>()).prop_map(
@@ -167,7 +167,8 @@ fn storage_changes_nothing_on_representable_weights() {
         let results: Vec<Vec<f32>> = [Recipe::F32, Recipe::BF16, Recipe::F16]
             .into_iter()
             .map(|recipe| {
-                let model = model(&config, recipe.into(), 5, &exec);
+                let options = LoadOptions { inputs: InputBits::ThirtyTwo, ..recipe.into() };
+                let model = model(&config, options, 5, &exec);
                 run(&*model, &mut exec, &text, &mut model.new_state())
             })
             .collect();

@@ -114,7 +114,7 @@ fn changed_descriptions_are_refused() {
     let bad = folder.path().join("bad.anser");
     // The description is a string in the header: quotes are escaped. Replacements keep the length.
     for (from, to, expected) in [
-        (r#"\"version\":2"#, r#"\"version\":9"#, "version 9 of packed files"),
+        (r#"\"version\":3"#, r#"\"version\":9"#, "version 9 of packed files"),
         (r#"\"layers\":2"#, r#"\"layers\":9"#, "is missing"),
         (r#"\"layers\":2"#, r#"\"layers\":0"#, "layers: expected 1 to"),
         (r#"\"heads\":2"#, r#"\"heads\":7"#, "heads: expected"),

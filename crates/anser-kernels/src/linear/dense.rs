@@ -227,7 +227,7 @@ fn multiply_body<I: Lanes>(a: &Mat<'_>, w: &Packed, rows: &mut [Line], out: &Out
     unsafe {
         // The tile that fills the registers, as in `super::tile`.
         match I::LEVEL {
-            Level::Avx512 | Level::Avx512Vnni => chunks::<I, 12, 2>(a, w, rows, out, units),
+            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => chunks::<I, 12, 2>(a, w, rows, out, units),
             Level::Avx2 | Level::Avx2Vnni => chunks::<I, 6, 1>(a, w, rows, out, units),
             Level::Portable | Level::Neon | Level::NeonDot => chunks::<I, 4, 1>(a, w, rows, out, units),
         }

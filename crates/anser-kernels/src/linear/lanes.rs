@@ -35,8 +35,8 @@ pub(super) trait Lanes: Isa {
     unsafe fn add(a: Self::Row, b: Self::Row) -> Self::Row;
     unsafe fn store(row: Self::Row, to: *mut f32);
     unsafe fn load_f32(from: *const u8) -> Self::Row;
-    /// Widens sixteen bf16 in the order of a packed panel: outputs j and j + 8 are the halves of word j.
-    unsafe fn load_bf16(from: *const u8) -> Self::Row;
+    /// Widens sixteen pairs of bf16, those of two columns of a panel: the first of every pair, the second.
+    unsafe fn load_bf16(from: *const u8) -> [Self::Row; 2];
     unsafe fn load_f16(from: *const u8) -> Self::Row;
     /// Asks for the cache line at `address`, which may be any address: for soon.
     unsafe fn prefetch(address: *const u8);
@@ -81,10 +81,10 @@ impl Lanes for Portable {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u8) -> [f32; PANEL] {
+    unsafe fn load_bf16(from: *const u8) -> [[f32; PANEL]; 2] {
         // SAFETY: by the contract of the trait.
-        let words = unsafe { from.cast::<[[u16; 2]; PANEL / 2]>().read_unaligned() };
-        std::array::from_fn(|j| f32::from_bits(u32::from(words[j % 8][j / 8]) << 16))
+        let words = unsafe { from.cast::<[u32; PANEL]>().read_unaligned() };
+        [words.map(|word| f32::from_bits(word << 16)), words.map(|word| f32::from_bits(word & 0xffff_0000))]
     }
 
     #[inline(always)]
@@ -146,12 +146,17 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u8) -> [__m256; 2] {
+    unsafe fn load_bf16(from: *const u8) -> [[__m256; 2]; 2] {
         // SAFETY: as above.
         unsafe {
-            let words = _mm256_loadu_si256(from.cast());
-            let high = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
-            [_mm256_castsi256_ps(_mm256_slli_epi32::<16>(words)), _mm256_castsi256_ps(high)]
+            let words = [_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast())];
+            let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let (mut first, mut second) = (Self::zero(), Self::zero());
+            for i in 0..2 {
+                first[i] = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(words[i]));
+                second[i] = _mm256_castsi256_ps(_mm256_and_si256(words[i], high));
+            }
+            [first, second]
         }
     }
 
@@ -218,13 +223,12 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u8) -> __m512 {
-        // SAFETY: as above. The same two vectors of eight as on AVX2, made one.
+    unsafe fn load_bf16(from: *const u8) -> [__m512; 2] {
+        // SAFETY: as above.
         unsafe {
-            let words = _mm256_loadu_si256(from.cast());
-            let high = _mm256_and_si256(words, _mm256_set1_epi32(0xffff_0000_u32 as i32));
-            let low = _mm512_castsi256_si512(_mm256_slli_epi32::<16>(words));
-            _mm512_castsi512_ps(_mm512_inserti64x4::<1>(low, high))
+            let words = _mm512_loadu_si512(from.cast());
+            let high = _mm512_and_si512(words, _mm512_set1_epi32(0xffff_0000_u32 as i32));
+            [_mm512_castsi512_ps(_mm512_slli_epi32::<16>(words)), _mm512_castsi512_ps(high)]
         }
     }
 
@@ -281,16 +285,22 @@ pub(super) unsafe fn store<I: Lanes>(row: I::Row, to: *mut f32, width: usize) {
     }
 }
 
-/// A weight format: how sixteen weights become a row.
+/// A weight format: how the weights of a panel become rows.
 pub(super) trait Format {
     /// Bytes of a weight.
     const BYTES: usize;
 
-    /// Sixteen weights of a panel's column, widened.
+    /// A column of a panel of which nothing follows.
     ///
     /// # Safety
     /// As for [`Lanes`].
     unsafe fn load<I: Lanes>(from: *const u8) -> I::Row;
+
+    /// Two columns of a panel, of which the first has an even number.
+    ///
+    /// # Safety
+    /// As for [`Lanes`].
+    unsafe fn load_two<I: Lanes>(from: *const u8) -> [I::Row; 2];
 }
 
 pub(super) struct F32;
@@ -305,6 +315,12 @@ impl Format for F32 {
         // SAFETY: by the contract of the trait.
         unsafe { I::load_f32(from) }
     }
+
+    #[inline(always)]
+    unsafe fn load_two<I: Lanes>(from: *const u8) -> [I::Row; 2] {
+        // SAFETY: by the contract of the trait.
+        unsafe { [I::load_f32(from), I::load_f32(from.add(PANEL * Self::BYTES))] }
+    }
 }
 
 impl Format for Bf16 {
@@ -312,6 +328,12 @@ impl Format for Bf16 {
 
     #[inline(always)]
     unsafe fn load<I: Lanes>(from: *const u8) -> I::Row {
+        // SAFETY: by the contract of the trait; a last column is paired with zeros.
+        unsafe { I::load_bf16(from)[0] }
+    }
+
+    #[inline(always)]
+    unsafe fn load_two<I: Lanes>(from: *const u8) -> [I::Row; 2] {
         // SAFETY: by the contract of the trait.
         unsafe { I::load_bf16(from) }
     }
@@ -324,5 +346,11 @@ impl Format for F16 {
     unsafe fn load<I: Lanes>(from: *const u8) -> I::Row {
         // SAFETY: by the contract of the trait.
         unsafe { I::load_f16(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_two<I: Lanes>(from: *const u8) -> [I::Row; 2] {
+        // SAFETY: by the contract of the trait.
+        unsafe { [I::load_f16(from), I::load_f16(from.add(PANEL * Self::BYTES))] }
     }
 }

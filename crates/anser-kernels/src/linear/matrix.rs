@@ -8,17 +8,19 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::memory::{Owner, Weights};
-use super::quant::layout::{Layout, Row, Scales};
+use super::quant::layout::{Layout, Row};
 use super::quant::pack::quantise;
 use super::quant::repack::BlockFormat;
+use super::rounded;
 use super::{Float, InputBits, Kind, PANEL, Storage, packed_len};
 use crate::pool::{Pool, SharedMut};
 use crate::simd::level;
 
 /// A matrix of shape [rows = out, cols = in], packed for [`products`](super::products).
 ///
-/// Sixteen rows form a panel, and the last panel is filled up with zeros. Of floats, column follows column:
-/// `panel[k][j]` is the weight of output `j` of the panel for input `k`. Of codes there are two planes, each panel after
+/// Sixteen rows form a panel, and the last panel is filled up with zeros. Of f32 and f16, column follows column:
+/// `panel[k][j]` is the weight of output `j` of the panel for input `k`. Of bf16, pair of columns follows pair of columns:
+/// `panel[k / 2][j][k % 2]`, zeros beside an odd last one. Of codes there are two planes, each panel after
 /// panel: codes, then scales. They live in anonymous memory backed by huge pages where the system grants them, or are
 /// borrowed ([`Packed::Borrowed`]).
 pub struct Matrix {
@@ -126,12 +128,11 @@ impl fmt::Display for PackedError {
 
 impl std::error::Error for PackedError {}
 
-/// The place of output `j` within a panel's column. bf16 keeps outputs j and j + 8 in one 32-bit word, low and high:
-/// a shift widens one vector of eight, a mask the other.
-fn place(float: Float, j: usize) -> usize {
+/// The place of column `k` of output `j` in a panel, in weights.
+fn place(float: Float, k: usize, j: usize) -> usize {
     match float {
-        Float::Bf16 => 2 * (j % 8) + j / 8,
-        Float::F32 | Float::F16 => j,
+        Float::Bf16 => (k / 2 * PANEL + j) * 2 + k % 2,
+        Float::F32 | Float::F16 => k * PANEL + j,
     }
 }
 
@@ -140,7 +141,8 @@ const COPIED_AT_ONCE: usize = 4 << 20;
 
 impl Matrix {
     /// Packs a matrix: `fill(row, out)` writes the `cols` values of row `row`. It is called once for each row, from
-    /// several threads. Floats are rounded to nearest even; codes and scales are searched for the least squared error.
+    /// several threads. Floats are rounded to nearest even (what bf16 drops besides, [`Storage::Bf16`] says); codes and
+    /// scales are searched for the least squared error.
     /// NaN and infinite values have no codes: the caller refuses them before.
     ///
     /// # Panics
@@ -177,7 +179,7 @@ impl Matrix {
         match storage.kind() {
             Kind::Float(float) => {
                 let mut matrix = Matrix::zeroed(storage, rows, cols);
-                let panel_bytes = PANEL * cols * float.bytes();
+                let panel_bytes = float.panel_bytes(cols);
                 pool.run_rows(matrix.weights.bytes_mut(), panel_bytes, 1, |panel, out| {
                     let mut values = vec![0.0f32; PANEL * cols];
                     for (j, row) in (panel * PANEL..rows).take(PANEL).enumerate() {
@@ -251,7 +253,7 @@ impl Matrix {
                 Weights::borrow(&owner, range).unwrap_or_else(|| copy(part, &|_| ()))
             }
         };
-        Matrix { storage, rows, cols, inputs: InputBits::Sixteen, weights }.with_finite_scales()
+        Matrix { storage, rows, cols, inputs: storage.inputs(InputBits::ThirtyTwo), weights }.with_finite_scales()
     }
 
     /// This matrix, unless one of its scales is NaN or infinite.
@@ -267,14 +269,14 @@ impl Matrix {
         Ok(self)
     }
 
-    /// The same matrix, multiplied with inputs of so many bits; without this, of 16. Floats take inputs as they are.
+    /// The same matrix, multiplied with inputs of so many bits, or of the next more that its storage goes with; without
+    /// this, of the most.
     #[must_use]
     pub fn with_inputs(self, inputs: InputBits) -> Matrix {
-        let halves = matches!(self.storage.kind(), Kind::Codes(Layout { scales: Scales::Sixteen, .. }));
-        Matrix { inputs: if halves { InputBits::Sixteen } else { inputs }, ..self }
+        Matrix { inputs: self.storage.inputs(inputs), ..self }
     }
 
-    /// What inputs become before they are multiplied with codes.
+    /// What inputs become before they are multiplied.
     pub fn inputs(&self) -> InputBits {
         self.inputs
     }
@@ -315,11 +317,10 @@ impl Matrix {
             Kind::Float(float) => float,
             Kind::Codes(layout) => return self.row(layout, row).values(layout, out),
         };
-        let panel_bytes = PANEL * self.cols * float.bytes();
+        let panel_bytes = float.panel_bytes(self.cols);
         let panel = &self.packed()[row / PANEL * panel_bytes..][..panel_bytes];
-        let place = place(float, row % PANEL);
         for (k, out) in out.iter_mut().enumerate() {
-            let at = k * PANEL + place;
+            let at = place(float, k, row % PANEL);
             *out = match float {
                 Float::F32 => f32::from_le_bytes(word(panel, at)),
                 Float::Bf16 => bf16::from_le_bytes(word(panel, at)).to_f32(),
@@ -355,7 +356,8 @@ impl Matrix {
         assert!(cols > 0, "a matrix needs at least one column");
         let length = packed_len(storage, rows, cols);
         assert!(length.is_some(), "[{rows}, {cols}] is more than can be addressed");
-        Matrix { storage, rows, cols, inputs: InputBits::Sixteen, weights: Weights::new(length.unwrap_or(0)) }
+        let weights = Weights::new(length.unwrap_or(0));
+        Matrix { storage, rows, cols, inputs: storage.inputs(InputBits::ThirtyTwo), weights }
     }
 
     /// A matrix of codes, row by row.
@@ -413,17 +415,25 @@ fn word<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
 
 /// Interleaves sixteen rows of `cols` values.
 fn pack_panel(float: Float, cols: usize, values: &[f32], out: &mut [u8]) {
-    let mut column = [0.0f32; PANEL];
-    for (k, out) in out.chunks_exact_mut(PANEL * float.bytes()).enumerate() {
-        for j in 0..PANEL {
-            column[place(float, j)] = values[j * cols + k];
+    let column =
+        |k: usize| -> [f32; PANEL] { std::array::from_fn(|j| if k < cols { values[j * cols + k] } else { 0.0 }) };
+    match float {
+        Float::F32 => {
+            for (k, out) in out.chunks_exact_mut(PANEL * 4).enumerate() {
+                store(out, column(k).map(f32::to_le_bytes));
+            }
         }
-        match float {
-            Float::F32 => store(out, column.map(f32::to_le_bytes)),
-            Float::Bf16 => store(out, column.map(|v| bf16::from_f32(v).to_le_bytes())),
-            Float::F16 => {
+        Float::Bf16 => {
+            for (pair, out) in out.chunks_exact_mut(PANEL * 4).enumerate() {
+                let [first, second] = [column(2 * pair), column(2 * pair + 1)];
+                let word = |j: usize| u32::from(rounded::round(first[j])) | u32::from(rounded::round(second[j])) << 16;
+                store(out, std::array::from_fn(|j| word(j).to_le_bytes()));
+            }
+        }
+        Float::F16 => {
+            for (k, out) in out.chunks_exact_mut(PANEL * 2).enumerate() {
                 let mut halves = [f16::ZERO; PANEL];
-                halves.convert_from_f32_slice(&column);
+                halves.convert_from_f32_slice(&column(k));
                 store(out, halves.map(f16::to_le_bytes));
             }
         }

@@ -7,6 +7,11 @@
 //! row is bit-equal whether it was computed alone (decoding), with others (prefill) or in a batch. Kernels vectorise over
 //! outputs and rows of x, never over the terms of a sum.
 //!
+//! **Bf16 times bf16.** Weights in bf16 are multiplied with x as it is, or rounded to bf16 ([`Matrix::with_inputs`]), of
+//! which processors with `vdpbf16ps` multiply twice as many. That is an arithmetic of its own, the same to the bit on
+//! every instruction set: what is below 2^-56 in magnitude counts as zero, and of every two columns the second is added
+//! first; all else is as above.
+//!
 //! Few rows of x (`stream`) are bound by memory bandwidth, many (`tile`) by arithmetic; both read the same packed
 //! weights.
 
@@ -16,6 +21,8 @@ mod matrix;
 mod memory;
 pub mod quant;
 mod region;
+mod rounded;
+mod step;
 mod stream;
 mod tile;
 
@@ -38,7 +45,7 @@ const BLOCK: usize = 256;
 pub enum Storage {
     /// 32-bit floats.
     F32,
-    /// bfloat16: the upper half of an f32.
+    /// bfloat16: the upper half of an f32. Magnitudes below 2^-56, which is 1.4e-17, become zero.
     Bf16,
     /// IEEE half precision.
     F16,
@@ -56,13 +63,18 @@ pub enum Storage {
     Q6K,
 }
 
-/// The integers that a row of x becomes before it is multiplied with codes.
+/// What a row of x becomes before it is multiplied: so many bits, or the next more that go with the storage of the
+/// weights. [`Storage::F32`] and [`Storage::F16`] take x as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum InputBits {
-    /// One step for 256 columns: an error of about 1 in 100,000.
+    /// f32, as it is, beside weights in floats. Codes have no such inputs, and take 16.
+    ThirtyTwo,
+    /// Beside [`Storage::Bf16`] bf16: an error of at most 1 in 256. Beside codes integers with one step for 256 columns:
+    /// an error of about 1 in 100,000.
     Sixteen,
-    /// One step for 32 columns: an error of about 1 in 200, as much as that of [`Storage::Int8`], for about half the
-    /// time where bound by arithmetic. [`Storage::Q6K`] does not have it, and takes 16.
+    /// Integers with one step for 32 columns beside codes: an error of about 1 in 200, as much as that of
+    /// [`Storage::Int8`], for about half the time where bound by arithmetic. [`Storage::Q6K`] and [`Storage::Bf16`] do not
+    /// have it, and take 16.
     Eight,
 }
 
@@ -88,6 +100,13 @@ impl Float {
             Float::F32 => 4,
             Float::Bf16 | Float::F16 => 2,
         }
+    }
+
+    /// Bytes of a panel of so many columns. Those of bf16 lie in pairs, an odd last one beside zeros.
+    #[inline(always)]
+    fn panel_bytes(self, cols: usize) -> usize {
+        let padded = if self == Float::Bf16 { cols + cols % 2 } else { cols };
+        PANEL * padded * self.bytes()
     }
 }
 
@@ -125,6 +144,17 @@ impl Storage {
         }
     }
 
+    /// What inputs become beside this storage, when so many bits are asked for.
+    fn inputs(self, asked: InputBits) -> InputBits {
+        match (self.kind(), asked) {
+            (Kind::Float(Float::Bf16), InputBits::Eight) => InputBits::Sixteen,
+            (Kind::Float(Float::F32 | Float::F16), _) => InputBits::ThirtyTwo,
+            (Kind::Codes(Layout { scales: Scales::Sixteen, .. }), _) => InputBits::Sixteen,
+            (Kind::Codes(_), InputBits::ThirtyTwo) => InputBits::Sixteen,
+            (_, asked) => asked,
+        }
+    }
+
     /// Whether [`Matrix::pack`] makes it. The others come from the blocks of a file only ([`Matrix::repack`]).
     pub fn is_made_from_values(self) -> bool {
         !matches!(self, Storage::Q4_0 | Storage::Q5K | Storage::Q6K)
@@ -136,7 +166,10 @@ pub fn packed_len(storage: Storage, rows: usize, cols: usize) -> Option<usize> {
     let panels = rows.div_ceil(PANEL);
     match storage.kind() {
         _ if cols == 0 => None,
-        Kind::Float(float) => panels.checked_mul(PANEL)?.checked_mul(cols)?.checked_mul(float.bytes()),
+        Kind::Float(float) => {
+            cols.checked_add(1)?.checked_mul(PANEL * float.bytes())?;
+            panels.checked_mul(float.panel_bytes(cols))
+        }
         Kind::Codes(layout) => {
             // A panel takes less than 64 bytes for a column, and less than two blocks more for padding.
             cols.checked_next_multiple_of(BLOCK)?.checked_mul(64)?;

@@ -7,10 +7,11 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use super::quant::{Activations, GROUP, kernel, quantise_at};
+use super::rounded::{self, round_at};
 pub(super) use super::stream::FEW;
 use super::stream::{ABREAST, stream};
 use super::tile::{CHUNK, tiles};
-use super::{BLOCK, Epilogue, Float, Kind, Matrix, PANEL, Product};
+use super::{BLOCK, Epilogue, Float, InputBits, Kind, Matrix, PANEL, Product};
 use crate::activation::{relu2_1, sigmoid1, silu1, tanh1};
 use crate::pool::{Pool, SharedMut};
 use crate::simd::{Isa, Level, level};
@@ -39,10 +40,30 @@ pub(super) struct Piece {
     /// Panels to compute.
     pub(super) panels: Range<usize>,
     /// The first row of x and of y, and how many.
-    pub(super) x: *const f32,
+    pub(super) x: Input,
     pub(super) y: *mut f32,
     pub(super) rows: usize,
     pub(super) then: Epilogue,
+}
+
+/// Rows of x beside floats.
+#[derive(Clone, Copy)]
+pub(super) enum Input {
+    /// In f32, as the caller has them.
+    Plain(*const f32),
+    /// In bf16, block after block, in it row after row: block 0 of the first row, and how many rows x has.
+    Rounded { first: *const rounded::Block, rows: usize },
+}
+
+impl Input {
+    /// The first value of block `b` of a row of `cols` columns.
+    #[inline(always)]
+    pub(super) fn block(self, row: usize, b: usize, cols: usize) -> *const u8 {
+        match self {
+            Input::Plain(x) => x.wrapping_add(row * cols + b * BLOCK).cast(),
+            Input::Rounded { first, rows } => first.wrapping_add(b * rows + row).cast(),
+        }
+    }
 }
 
 /// A part of y: some rows of some panels.
@@ -180,6 +201,8 @@ struct Task<'a> {
     x: *const f32,
     /// x in integers, if W is: block after block, in it row after row.
     codes: *const Activations,
+    /// x in bf16, if that is asked for, in the same order.
+    rounded: *const rounded::Block,
     y: *mut f32,
     rows: usize,
     then: Epilogue,
@@ -230,8 +253,27 @@ pub fn products_at(level: Level, pool: &Pool, products: &mut [Product<'_>]) {
             *task = Some(planned);
         }
         let grain = grain.min(total / (4 * pool.threads())).max(GRAIN);
-        ACTIVATIONS.with_borrow_mut(|activations| {
-            quantise_inputs(level, pool, &mut tasks, activations);
+        INPUTS.with_borrow_mut(|(codes, rounded)| {
+            let to_codes = |task: &Task<'_>| matches!(task.w.storage().kind(), Kind::Codes(_));
+            let to_bf16 = |task: &Task<'_>| !to_codes(task) && task.w.inputs() == InputBits::Sixteen;
+            prepare(
+                pool,
+                &mut tasks,
+                codes,
+                Activations::ZERO,
+                to_codes,
+                |w, x, to| quantise_at(level, w.inputs(), x, to),
+                |task, to| task.codes = to,
+            );
+            prepare(
+                pool,
+                &mut tasks,
+                rounded,
+                rounded::Block::ZERO,
+                to_bf16,
+                |_, x, to| round_at(level, x, to),
+                |task, to| task.rounded = to,
+            );
             // The whole struct, not its field, so that the closure is Sync.
             let tasks = &tasks;
             pool.run(total, grain, |costs| {
@@ -244,22 +286,31 @@ pub fn products_at(level: Level, pool: &Pool, products: &mut [Product<'_>]) {
 }
 
 thread_local! {
-    /// The inputs of a region in integers, those of the thread that called.
-    static ACTIVATIONS: RefCell<Vec<Activations>> = const { RefCell::new(Vec::new()) };
+    /// The inputs of a region in integers and in bf16, those of the thread that called.
+    static INPUTS: RefCell<(Vec<Activations>, Vec<rounded::Block>)> = const { RefCell::new((Vec::new(), Vec::new())) };
 }
 
 /// Blocks of x worth handing to a thread.
 const BLOCKS_A_THREAD: usize = 64;
 
-/// Turns the inputs of quantised matrices into integers, every input once however many matrices it is multiplied with.
-fn quantise_inputs(level: Level, pool: &Pool, tasks: &mut Tasks<'_>, activations: &mut Vec<Activations>) {
+/// Turns inputs into what the matrices they `concern` are multiplied with, every input once however many matrices it is
+/// multiplied with: `make` turns at most a block of x, `place` tells a task where its first one is.
+fn prepare<B: Copy + Send>(
+    pool: &Pool,
+    tasks: &mut Tasks<'_>,
+    made: &mut Vec<B>,
+    zero: B,
+    concern: impl Fn(&Task<'_>) -> bool,
+    make: impl Fn(&Matrix, &[f32], &mut B) + Sync,
+    place: impl Fn(&mut Task<'_>, *const B),
+) {
     let blocks = |task: &Task<'_>| task.w.cols().div_ceil(BLOCK) * task.rows;
     // The tasks that brought an input, and where it begins.
     let mut inputs: SmallVec<[(Task<'_>, usize); TOGETHER]> = SmallVec::new();
     let mut places = [0; TOGETHER];
     let mut total = 0;
     for (task, place) in tasks.0.iter().flatten().zip(&mut places) {
-        if let Kind::Float(_) = task.w.storage().kind() {
+        if !concern(task) {
             continue;
         }
         let input = |task: &Task<'_>| (task.x, task.rows, task.w.cols(), task.w.inputs());
@@ -276,15 +327,15 @@ fn quantise_inputs(level: Level, pool: &Pool, tasks: &mut Tasks<'_>, activations
     if total == 0 {
         return;
     }
-    if activations.len() < total {
-        activations.resize(total, Activations::ZERO);
+    if made.len() < total {
+        made.resize(total, zero);
     }
-    let shared = SharedMut::new(&mut activations[..total]);
+    let shared = SharedMut::new(&mut made[..total]);
     let inputs = Inputs(inputs);
     let inputs = &inputs;
     pool.run(total, BLOCKS_A_THREAD, |range| {
         // SAFETY: `run` hands out disjoint ranges.
-        let activations = unsafe { shared.range(range.clone()) };
+        let made = unsafe { shared.range(range.clone()) };
         for (task, place) in &inputs.0 {
             let cols = task.w.cols();
             for at in range.start.max(*place)..range.end.min(place + blocks(task)) {
@@ -294,12 +345,14 @@ fn quantise_inputs(level: Level, pool: &Pool, tasks: &mut Tasks<'_>, activations
                     let length = (cols - b * BLOCK).min(BLOCK);
                     std::slice::from_raw_parts(task.x.add(row * cols + b * BLOCK), length)
                 };
-                quantise_at(level, task.w.inputs(), x, &mut activations[at - range.start]);
+                make(task.w, x, &mut made[at - range.start]);
             }
         }
     });
-    for (task, place) in tasks.0.iter_mut().flatten().zip(places) {
-        task.codes = activations[place..].as_ptr();
+    for (task, at) in tasks.0.iter_mut().flatten().zip(places) {
+        if concern(task) {
+            place(task, made[at..].as_ptr());
+        }
     }
 }
 
@@ -342,6 +395,7 @@ fn plan<'a>(product: &mut Product<'a>, start: usize) -> Task<'a> {
         w,
         x: x.as_ptr(),
         codes: std::ptr::null(),
+        rounded: std::ptr::null(),
         y: y.as_mut_ptr(),
         rows,
         then: *then,
@@ -372,7 +426,11 @@ fn compute(level: Level, task: &Task<'_>, costs: &Range<usize>) {
             let y = task.y.add(row * outputs);
             match task.w.storage().kind() {
                 Kind::Float(storage) => {
-                    let (w, x) = (task.w.start(), task.x.add(row * cols));
+                    let w = task.w.start();
+                    let x = match task.rounded.is_null() {
+                        true => Input::Plain(task.x.add(row * cols)),
+                        false => Input::Rounded { first: task.rounded.add(row), rows: task.rows },
+                    };
                     let piece = Piece { storage, w, cols, outputs, panels, x, y, rows, then };
                     if task.rows <= FEW { stream(level, &piece) } else { tiles(level, &piece) }
                 }

@@ -4,8 +4,11 @@
 //! waiting for memory, and the hardware prefetcher alone does not keep up once weights have to be widened.
 #![allow(unsafe_code)]
 
-use super::lanes::{Bf16, F16, F32, Format, Lanes, load, store};
-use super::region::{Piece, finish};
+use super::lanes::{Bf16, F16, F32, Lanes, load, store};
+use super::region::{Input, Piece, finish};
+#[cfg(target_arch = "x86_64")]
+use super::step::Dot;
+use super::step::{Packed, Pair, Rounded};
 use super::{BLOCK, Epilogue, Float, PANEL};
 use crate::simd::{Level, dispatch};
 
@@ -27,17 +30,31 @@ dispatch! {
 /// # Safety
 /// The piece's pointers are valid for its shape, and nobody else touches its part of y.
 pub(super) unsafe fn stream(level: Level, piece: &Piece) {
-    stream_at(level, piece);
+    match (level.supported(), piece.x) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: the level is there, the rest is the contract of this function.
+        (Level::Avx512Bf16, Input::Rounded { .. }) => unsafe { stream_dot(piece) },
+        _ => stream_at(level, piece),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,avx2,fma,f16c")]
+unsafe fn stream_dot(piece: &Piece) {
+    // SAFETY: by the contract of `stream`.
+    unsafe { by_rows::<crate::simd::Avx512, Dot>(piece) };
+    finish::<crate::simd::Avx512>(piece);
 }
 
 #[inline(always)]
 fn stream_body<I: Lanes>(piece: &Piece) {
     // SAFETY: the only caller promises what `stream` asks for, and `dispatch!` checked the instruction set.
     unsafe {
-        match piece.storage {
-            Float::F32 => by_rows::<I, F32>(piece),
-            Float::Bf16 => by_rows::<I, Bf16>(piece),
-            Float::F16 => by_rows::<I, F16>(piece),
+        match (piece.x, piece.storage) {
+            (Input::Rounded { .. }, _) => by_rows::<I, Rounded>(piece),
+            (_, Float::F32) => by_rows::<I, Pair<F32>>(piece),
+            (_, Float::Bf16) => by_rows::<I, Pair<Bf16>>(piece),
+            (_, Float::F16) => by_rows::<I, Pair<F16>>(piece),
         }
     }
     finish::<I>(piece);
@@ -45,17 +62,17 @@ fn stream_body<I: Lanes>(piece: &Piece) {
 
 /// As many streams as accumulators allow: rows x streams x 2 registers on AVX2.
 #[inline(always)]
-unsafe fn by_rows<I: Lanes, F: Format>(piece: &Piece) {
+unsafe fn by_rows<I: Lanes, S: Packed<I>>(piece: &Piece) {
     // SAFETY: by the contract of `stream`.
     unsafe {
         match piece.rows {
-            1 if I::LANES == 16 => streams::<I, F, 1, 2>(piece),
-            1 => streams::<I, F, 1, 4>(piece),
-            2 => streams::<I, F, 2, 2>(piece),
-            3 => streams::<I, F, 3, 2>(piece),
+            1 if I::LANES == 16 => streams::<I, S, 1, 2>(piece),
+            1 => streams::<I, S, 1, 4>(piece),
+            2 => streams::<I, S, 2, 2>(piece),
+            3 => streams::<I, S, 3, 2>(piece),
             _ => {
                 for panel in piece.panels.clone() {
-                    groups::<I, F>(piece, panel);
+                    groups::<I, S>(piece, panel);
                 }
             }
         }
@@ -64,17 +81,17 @@ unsafe fn by_rows<I: Lanes, F: Format>(piece: &Piece) {
 
 /// More than three rows times one panel, in groups of four to six: a panel is in the cache after the first.
 #[inline(always)]
-unsafe fn groups<I: Lanes, F: Format>(piece: &Piece, panel: usize) {
+unsafe fn groups<I: Lanes, S: Packed<I>>(piece: &Piece, panel: usize) {
     let groups = piece.rows.div_ceil(ABREAST);
     let mut row = 0;
     for group in 0..groups {
         // SAFETY: by the contract of `stream`.
         unsafe {
             row += match (piece.rows - row).div_ceil(groups - group) {
-                3 => panels::<I, F, 3, 1>(piece, row, [panel]),
-                4 => panels::<I, F, 4, 1>(piece, row, [panel]),
-                5 => panels::<I, F, 5, 1>(piece, row, [panel]),
-                _ => panels::<I, F, 6, 1>(piece, row, [panel]),
+                3 => panels::<I, S, 3, 1>(piece, row, [panel]),
+                4 => panels::<I, S, 4, 1>(piece, row, [panel]),
+                5 => panels::<I, S, 5, 1>(piece, row, [panel]),
+                _ => panels::<I, S, 6, 1>(piece, row, [panel]),
             }
         }
     }
@@ -82,30 +99,30 @@ unsafe fn groups<I: Lanes, F: Format>(piece: &Piece, panel: usize) {
 
 /// Cuts the panels into `P` runs that are read side by side, each from front to back.
 #[inline(always)]
-unsafe fn streams<I: Lanes, F: Format, const R: usize, const P: usize>(piece: &Piece) {
+unsafe fn streams<I: Lanes, S: Packed<I>, const R: usize, const P: usize>(piece: &Piece) {
     let (first, count) = (piece.panels.start, piece.panels.len());
     let length = count / P;
     // SAFETY: by the contract of `stream`; all panels are among the piece's.
     unsafe {
         for i in 0..length {
-            panels::<I, F, R, P>(piece, 0, std::array::from_fn(|p| first + p * length + i));
+            panels::<I, S, R, P>(piece, 0, std::array::from_fn(|p| first + p * length + i));
         }
         for panel in first + P * length..piece.panels.end {
-            panels::<I, F, R, 1>(piece, 0, [panel]);
+            panels::<I, S, R, 1>(piece, 0, [panel]);
         }
     }
 }
 
 /// `R` rows of x, from `row` on, times `P` panels. Returns `R`.
 #[inline(always)]
-unsafe fn panels<I: Lanes, F: Format, const R: usize, const P: usize>(
+unsafe fn panels<I: Lanes, S: Packed<I>, const R: usize, const P: usize>(
     piece: &Piece,
     row: usize,
     panels: [usize; P],
 ) -> usize {
-    let column = PANEL * F::BYTES;
-    let w = panels.map(|panel| piece.w.wrapping_add(panel * piece.cols * column));
-    let x: [*const f32; R] = std::array::from_fn(|r| piece.x.wrapping_add((row + r) * piece.cols));
+    let column = PANEL * S::WEIGHT;
+    let panel_bytes = piece.storage.panel_bytes(piece.cols);
+    let w = panels.map(|panel| piece.w.wrapping_add(panel * panel_bytes));
     let y = |r: usize, p: usize| piece.y.wrapping_add((row + r) * piece.outputs + panels[p] * PANEL);
     let width = |p: usize| (piece.outputs - panels[p] * PANEL).min(PANEL);
     let add = piece.then == Epilogue::Add;
@@ -120,22 +137,32 @@ unsafe fn panels<I: Lanes, F: Format, const R: usize, const P: usize>(
             }
         }
         for start in (0..piece.cols).step_by(BLOCK) {
-            let end = piece.cols.min(start + BLOCK);
+            let length = (piece.cols - start).min(BLOCK);
+            let x: [*const u8; R] = std::array::from_fn(|r| piece.x.block(row + r, start / BLOCK, piece.cols));
             let mut sum = [[I::zero(); P]; R];
-            for k in start..end {
-                let mut values = [I::splat(0.0); R];
+            let mut k = 0;
+            while k + 2 <= length {
+                let mut values = [S::values(x[0]); R];
                 for r in 0..R {
-                    values[r] = I::splat(*x[r].add(k));
+                    values[r] = S::values(x[r].add(k * S::VALUE));
                 }
                 for p in 0..P {
-                    let at = w[p].add(k * column);
-                    // A cache line holds one column of f32 and two of the others.
-                    if F::BYTES == 4 || k % 2 == 0 {
-                        I::prefetch(at.wrapping_add(AHEAD));
+                    let at = w[p].add((start + k) * column);
+                    for line in 0..2 * column / 64 {
+                        I::prefetch(at.wrapping_add(AHEAD + line * 64));
                     }
-                    let weights = F::load::<I>(at);
+                    let weights = S::weights(at);
                     for r in 0..R {
-                        sum[r][p] = I::multiply_add(weights, values[r], sum[r][p]);
+                        sum[r][p] = S::add(weights, values[r], sum[r][p]);
+                    }
+                }
+                k += 2;
+            }
+            if k < length {
+                for p in 0..P {
+                    for r in 0..R {
+                        let at = w[p].add((start + k) * column);
+                        sum[r][p] = S::add_last(at, x[r].add(k * S::VALUE), sum[r][p]);
                     }
                 }
             }

@@ -275,7 +275,7 @@ fn borrowed_weights_stay_where_they_are() {
     assert_eq!(Arc::strong_count(&owner), 2);
     drop(owner);
     let (x, y) = (Rng(6).vec(300, 1.0), [0.0; 40]);
-    let run = |w: &Matrix| product(Level::Avx512Vnni, &Pool::new(1), w, &x, &y, Epilogue::Store);
+    let run = |w: &Matrix| product(Level::Avx512Bf16, &Pool::new(1), w, &x, &y, Epilogue::Store);
     assert_eq!(bits(&run(&borrowed)), bits(&run(&w)));
 }
 
@@ -408,7 +408,7 @@ fn storages_of_all_kinds_share_a_region() {
         products(&pool, &mut all);
         for (i, (w, y)) in matrices.iter().zip(&outputs).enumerate() {
             let y0 = vec![0.5; t * w.rows()];
-            let alone = product(Level::Avx512Vnni, &Pool::new(1), w, x(i), &y0, EPILOGUES[i % 6]);
+            let alone = product(Level::Avx512Bf16, &Pool::new(1), w, x(i), &y0, EPILOGUES[i % 6]);
             assert!(bits(&alone) == bits(y), "product {i} of {t} rows");
         }
     }
@@ -471,7 +471,7 @@ fn products_are_those_of_the_stored_weights() {
     for kind in 0..KINDS {
         let w = matrix(&mut rng, kind, 64, 768);
         let x = rng.vec(768, 1.0);
-        let y = product(Level::Avx512Vnni, &Pool::new(1), &w, &x, &[0.0; 64], Epilogue::Store);
+        let y = product(Level::Avx512Bf16, &Pool::new(1), &w, &x, &[0.0; 64], Epilogue::Store);
         let (mut row, mut error, mut size) = (vec![0.0; 768], 0.0, 0.0);
         for (r, &y) in y.iter().enumerate() {
             w.unpack_row(r, &mut row);
@@ -514,7 +514,7 @@ fn epilogues_are_the_activation_functions() {
     let w = matrix(&mut rng, 0, 70, 300);
     for t in [1, 9, 30] {
         let (x, y) = (rng.vec(t * 300, 1.0), vec![0.0; t * 70]);
-        let run = |then| product(Level::Avx512Vnni, &Pool::new(2), &w, &x, &y, then);
+        let run = |then| product(Level::Avx512Bf16, &Pool::new(2), &w, &x, &y, then);
         let functions = [
             (Epilogue::Relu2, activation::relu2 as fn(&mut [f32])),
             (Epilogue::Tanh, activation::tanh),

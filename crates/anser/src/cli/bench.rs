@@ -43,8 +43,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "TYPE", value_parser = parse_recipe)]
     dtype: Option<Recipe>,
 
-    /// Bits of what quantised matrices are multiplied with [default: 8]
-    #[arg(long, value_name = "8|16", value_parser = parse_inputs)]
+    /// Bits of what quantised and bf16 matrices are multiplied with [default: the fewest there are, 8 and 16]
+    #[arg(long, value_name = "8|16|32", value_parser = parse_inputs)]
     activations: Option<InputBits>,
 
     /// Copy a packed file into huge pages instead of mapping it

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anser_checkpoint::{
     Checkpoint, Config, Dtype, Error, Export, ExportOptions, FolderLayout, Precision, Target, Tensor,
 };
-use anser_engine::{Batch, Executor, Logits, Recipe, Source, load};
+use anser_engine::{Batch, Executor, InputBits, LoadOptions, Logits, Recipe, Source, load};
 use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde::Serialize;
@@ -403,7 +403,7 @@ fn compare_logits(
 ) -> Result<()> {
     let mut exec = Executor::new(threads);
     let (place, source) = (written.path().to_path_buf(), export.source().clone());
-    // The same storage for all, so that nothing but the weights can make a difference.
+    // The same storage for all, and no input rounded, so that nothing but the weights can make a difference.
     let recipe = match written.stored_dtype() {
         Dtype::F32 => Recipe::F32,
         Dtype::Bf16 => Recipe::BF16,
@@ -414,7 +414,7 @@ fn compare_logits(
             return Err(Interrupted.into());
         }
         let _spinner = Spinner::new(format!("running {}", source.path().display()));
-        let model = load(source, &exec, &recipe.into())?;
+        let model = load(source, &exec, &LoadOptions { inputs: InputBits::ThirtyTwo, ..recipe.into() })?;
         let vocab = model.config().vocab as u64;
         let tokens: Vec<u32> = (0..PROMPT).map(|i| ((7 * i * i + 31 * i + 1) % vocab) as u32).collect();
         let (mut state, mut logits) = (model.new_state(), Vec::new());

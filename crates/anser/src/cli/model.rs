@@ -36,8 +36,8 @@ pub(crate) struct LoadArgs {
     #[arg(long, value_name = "TYPE", value_parser = parse_recipe, help_heading = "Model")]
     pub(crate) dtype: Option<Recipe>,
 
-    /// Bits of what quantised matrices are multiplied with: 16 are more precise, 8 faster on long prompts [default: 8]
-    #[arg(long, value_name = "8|16", value_parser = parse_inputs, help_heading = "Model")]
+    /// Bits of what matrices are multiplied with: integers of 8 or 16 beside quantised ones, 16 (bf16) or 32 (f32) beside bf16; more are more precise, fewer faster on long prompts [default: the fewest there are]
+    #[arg(long, value_name = "8|16|32", value_parser = parse_inputs, help_heading = "Model")]
     pub(crate) activations: Option<InputBits>,
 
     /// Copy a packed file into huge pages instead of mapping it: a slower start, faster decoding
@@ -246,7 +246,8 @@ pub(crate) fn parse_inputs(text: &str) -> Result<InputBits, String> {
     match text {
         "8" => Ok(InputBits::Eight),
         "16" => Ok(InputBits::Sixteen),
-        _ => Err("expected 8 or 16".to_string()),
+        "32" => Ok(InputBits::ThirtyTwo),
+        _ => Err("expected 8, 16 or 32".to_string()),
     }
 }
 

@@ -56,8 +56,8 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N", default_value_t = 0, hide_default_value = true)]
     threads: usize,
 
-    /// Bits of what quantised matrices are multiplied with, in the measurement [default: 8]
-    #[arg(long, value_name = "8|16", value_parser = parse_inputs)]
+    /// Bits of what rounded matrices are multiplied with, in the measurement [default: 8]
+    #[arg(long, value_name = "8|16|32", value_parser = parse_inputs)]
     activations: Option<InputBits>,
 
     /// Replace OUT if it exists
@@ -116,7 +116,9 @@ pub(crate) fn run(args: Args) -> Result<()> {
 
     let spinner = Spinner::new(format!("loading {}", checkpoint.path().display()));
     let mut exec = Executor::new(args.threads);
-    let reference = load(checkpoint.clone(), &exec, &LoadOptions::default())?;
+    // Nothing is rounded on this side, the inputs of bf16 matrices neither.
+    let reference =
+        load(checkpoint.clone(), &exec, &LoadOptions { inputs: InputBits::ThirtyTwo, ..LoadOptions::default() })?;
     drop(spinner);
     let inputs = args.activations.unwrap_or(LoadOptions::default().inputs);
     let mut rows = vec![];

@@ -60,7 +60,8 @@ pub(in super::super) fn quantise_block(bits: InputBits, x: &[f32], out: &mut Act
 #[inline(always)]
 fn quantise_whole(bits: InputBits, x: &[f32; BLOCK], out: &mut Activations) {
     match bits {
-        InputBits::Sixteen => {
+        // Nobody asks for 32 beside codes.
+        InputBits::Sixteen | InputBits::ThirtyTwo => {
             out.step = quantise(x, LARGEST, &mut out.codes);
             out.steps = [1.0; BLOCK / GROUP];
         }

@@ -91,7 +91,7 @@ fn compute_at(level: Level, piece: &Piece, scratch: *mut u8) {
     unsafe {
         match level.supported() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512Vnni => by_layout::<Avx512Vnni>(piece, scratch),
+            Level::Avx512Bf16 | Level::Avx512Vnni => by_layout::<Avx512Vnni>(piece, scratch),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => by_layout::<Avx512>(piece, scratch),
             #[cfg(target_arch = "x86_64")]
@@ -126,7 +126,7 @@ unsafe fn by_inputs<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource>(pie
     // SAFETY: by the contract of `compute`.
     unsafe {
         match piece.inputs {
-            InputBits::Sixteen => by_rows::<I, C, S, W, false>(piece, scratch),
+            InputBits::Sixteen | InputBits::ThirtyTwo => by_rows::<I, C, S, W, false>(piece, scratch),
             InputBits::Eight => by_rows::<I, C, S, W, true>(piece, scratch),
         }
     }
