@@ -24,9 +24,10 @@ impl Recipe {
     pub const BF16: Recipe = Recipe { name: "bf16", rules: &[("", Storage::Bf16)], embedding: false };
     /// Everything in f16.
     pub const F16: Recipe = Recipe { name: "f16", rules: &[("", Storage::F16)], embedding: false };
-    /// 8-bit codes, and f16 for the factors of low-rank maps: small, and worth more to the precision than their size.
+    /// 8-bit codes, and bf16, which most checkpoints have, for the factors of low-rank maps: small, and worth more to the
+    /// precision than their size.
     pub const INT8: Recipe =
-        Recipe { name: "int8", rules: &[(".weight", Storage::Int8), ("", Storage::F16)], embedding: true };
+        Recipe { name: "int8", rules: &[(".weight", Storage::Int8), ("", Storage::Bf16)], embedding: true };
     /// 4-bit codes, and 8 bits where they buy most for their size: the time mix's values and outputs, whose errors reach
     /// the residual stream as they are, and the factors of low-rank maps, which are small and narrow. (Head and embedding
     /// would buy as much, but are half of a small model.)

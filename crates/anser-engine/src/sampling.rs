@@ -439,17 +439,22 @@ fn usable(logits: &[f32]) -> bool {
     logits.chunks(64).all(|some| some.iter().fold(true, |all, &l| all & (l < f32::INFINITY)))
 }
 
-/// Index of the greatest value, the first among equals; the values hold no NaN and are not empty.
-fn greatest(values: &[f32]) -> usize {
+/// Index of the greatest value, the first among equals; 0 if there is none. What is NaN counts as smaller than all.
+pub fn greatest(values: &[f32]) -> usize {
     // Independent lanes, because one running maximum (or sum, below) waits for itself at every step.
     let mut lanes = [f32::NEG_INFINITY; 16];
-    for some in values.chunks(16) {
+    let (whole, rest) = values.as_chunks::<16>();
+    for some in whole {
         for (lane, &value) in lanes.iter_mut().zip(some) {
             *lane = if value > *lane { value } else { *lane };
         }
     }
-    let max = lanes.iter().fold(f32::NEG_INFINITY, |m, &v| m.max(v));
-    values.iter().position(|&v| v == max).unwrap_or(0)
+    let max = lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |m, &v| m.max(v));
+    // Where it is, chunk by chunk first: a search that may end at every value is not vectorised.
+    let is_max = |&value: &f32| value == max;
+    let before =
+        16 * whole.iter().position(|some| some.iter().fold(false, |any, v| any | is_max(v))).unwrap_or(whole.len());
+    values[before..].iter().position(is_max).map_or(0, |at| before + at)
 }
 
 /// The sum of a value of each item, always in the same order.

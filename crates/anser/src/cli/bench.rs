@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anser::demo;
+use anser_engine::sampling::greatest;
 use anser_engine::{
     Batch, Executor, InputBits, LoadOptions, Logits, Model, Placement, Recipe, Source, State, Synthetic, load,
 };
@@ -224,16 +225,11 @@ impl Bench<'_> {
             let mut states: Vec<&mut State> = states.iter_mut().collect();
             self.model.forward(self.exec, &batch, &mut states, &mut self.logits)?;
             for (token, row) in tokens.iter_mut().zip(self.logits.chunks_exact(vocab)) {
-                *token = greatest(row);
+                *token = greatest(row) as u32;
             }
         }
         Ok(f64::from(count) * states.len() as f64 / started.elapsed().as_secs_f64())
     }
-}
-
-fn greatest(row: &[f32]) -> u32 {
-    let max = row.iter().fold(f32::NEG_INFINITY, |max, &x| if x > max { x } else { max });
-    row.iter().position(|&x| x == max).unwrap_or(0) as u32
 }
 
 fn median(values: &mut [f64]) -> f64 {
