@@ -5,7 +5,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use crate::error::Error;
 use crate::op::layer_norm::layer_norm;
-use crate::op::linear::{affine, linear, linear_add};
+use crate::op::linear::{affine, linear, linear_add, relu2_linear_add};
+use crate::op::relu2::relu2;
 
 /// Returns the values of a tensor, row-major, by its official name and shape.
 pub type Read<'a> = dyn FnMut(&str, &[usize]) -> Result<Vec<f32>, Error> + 'a;
@@ -125,6 +126,15 @@ impl Linear {
     pub fn forward_add(&self, x: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
         let y = linear_add(x, &self.weight.val(), residual);
         self.adapt(x, y)
+    }
+
+    /// `residual + max(x, 0)^2 W^T`.
+    pub fn relu2_forward_add(&self, x: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
+        match &self.lora {
+            // The adapter reads the squares too.
+            Some(_) => self.forward_add(&relu2(x), residual),
+            None => relu2_linear_add(x, &self.weight.val(), residual),
+        }
     }
 
     fn adapt(&self, x: &Tensor<2>, y: Tensor<2>) -> Tensor<2> {

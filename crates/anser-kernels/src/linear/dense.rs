@@ -6,20 +6,27 @@
 //! The right operand is packed once, into panels of sixteen columns, by all threads. Then every thread takes rows of
 //! the result: it copies their block of the left operand into its second-level cache, and passes all of them over a
 //! block of a panel, which stays in the first-level cache.
+//!
+//! Products that do not wait for each other are computed together ([`matmuls`]): threads then wait for the last of them
+//! once. What surrounds a product in a model is done to its operands as they are copied, or to its result while it is in
+//! the cache, rather than in passes of its own over memory.
 #![allow(unsafe_code)]
 
 use std::cell::RefCell;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::lanes::{Lanes, load, store};
 use super::{BLOCK, PANEL};
+use crate::activation::relu2_1;
 use crate::pool::{Pool, SharedMut};
 use crate::simd::{Level, dispatch, level};
 
-/// The most rows of the left operand that are copied together: a multiple of the height of every tile. With a block of
-/// columns each, half of a second-level cache of 512 KiB.
-const CHUNK: usize = 252;
+/// The most rows of the left operand that are copied together: a multiple of the height of every tile. Few, so that
+/// threads finish together; but while the tiles of a chunk pass over one block of panels, they fetch the next one.
+const CHUNK: usize = 48;
 
 /// A multiple of the height of every tile.
 const TALLEST: usize = 12;
@@ -33,8 +40,8 @@ const GRAIN: usize = 16 * 1024;
 /// Panels that are packed together: their rows lie together in the right operand.
 const ABREAST: usize = 4;
 
-/// Panels whose work pays for copying the rows they are multiplied with.
-const PANELS_A_COPY: usize = 8;
+/// Panels of a unit of work: as many as the widest tile has.
+const GROUP: usize = 2;
 
 /// A row-major matrix, or the transpose of one.
 #[derive(Clone, Copy, Debug)]
@@ -44,6 +51,8 @@ pub struct Mat<'a> {
     cols: usize,
     /// Whether a column lies together in memory, rather than a row.
     transposed: bool,
+    /// Whether each value x stands for `max(x, 0)^2`.
+    relu2: bool,
 }
 
 impl<'a> Mat<'a> {
@@ -53,13 +62,19 @@ impl<'a> Mat<'a> {
     /// If there are not rows * cols values.
     pub fn new(values: &'a [f32], rows: usize, cols: usize) -> Mat<'a> {
         assert_eq!(values.len(), rows * cols, "a matrix of {rows} x {cols}");
-        Mat { values, rows, cols, transposed: false }
+        Mat { values, rows, cols, transposed: false, relu2: false }
     }
 
     /// The transpose, a view.
     #[must_use]
     pub fn t(self) -> Mat<'a> {
         Mat { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
+    }
+
+    /// The matrix of `max(x, 0)^2`, for each x of this one.
+    #[must_use]
+    pub fn relu2(self) -> Mat<'a> {
+        Mat { relu2: true, ..self }
     }
 
     /// Element (row, col), and the elements from one to the next of those that do not lie together.
@@ -81,12 +96,80 @@ thread_local! {
     static ROWS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The result, which threads write at disjoint places.
-struct Out<'a> {
-    values: SharedMut<'a, f32>,
-    add: bool,
+/// What a product is added to.
+#[derive(Clone, Copy, Debug)]
+pub enum Plus<'a> {
+    /// Nothing.
+    Nothing,
+    /// What is in its place.
+    Out,
+    /// A matrix of its shape.
+    Rows(&'a [f32]),
+    /// One row, to each of its rows.
+    Row(&'a [f32]),
+}
+
+/// `plus + a b`: a [M, K], b [K, N].
+#[derive(Clone, Copy, Debug)]
+pub struct Product<'a> {
+    a: Mat<'a>,
+    b: Mat<'a>,
+    plus: Plus<'a>,
+    /// Where the derivative of `max(x, 0)^2` is taken, [M, N], that the result is multiplied by.
+    slope: Option<&'a [f32]>,
+}
+
+impl<'a> Product<'a> {
+    /// `a b`.
+    pub fn new(a: Mat<'a>, b: Mat<'a>) -> Product<'a> {
+        Product { a, b, plus: Plus::Nothing, slope: None }
+    }
+
+    /// The product added to something.
+    #[must_use]
+    pub fn plus(self, plus: Plus<'a>) -> Product<'a> {
+        Product { plus, ..self }
+    }
+
+    /// The result multiplied by the derivative of `max(x, 0)^2` at each x of a row-major matrix of its shape.
+    #[must_use]
+    pub fn relu2_slope(self, x: &'a [f32]) -> Product<'a> {
+        Product { slope: Some(x), ..self }
+    }
+
+    /// How many elements the result has.
+    pub fn outputs(&self) -> usize {
+        self.a.rows * self.b.cols
+    }
+
+    fn check(&self, out: &[f32]) {
+        let (m, n, k) = (self.a.rows, self.b.cols, self.a.cols);
+        let fits = match self.plus {
+            Plus::Nothing | Plus::Out => true,
+            Plus::Rows(rows) => rows.len() == m * n,
+            Plus::Row(row) => row.len() == n,
+        };
+        let fits = fits && self.slope.is_none_or(|x| x.len() == m * n);
+        assert!(
+            self.b.rows == k && out.len() == m * n && fits,
+            "product of {m} x {k} and {} x {n} into {}",
+            self.b.rows,
+            out.len()
+        );
+    }
+}
+
+/// A product on its way.
+struct Task<'a> {
+    product: Product<'a>,
+    w: Packed,
+    /// The result, which threads write at disjoint places.
+    out: SharedMut<'a, f32>,
     /// Rows of a chunk.
     chunk: usize,
+    /// Its share of the units of packing, and of those of multiplication.
+    packing: Range<usize>,
+    multiplying: Range<usize>,
 }
 
 /// `out = a b`, or `out += a b` if `add`: a [M, K], b [K, N], `out` [M, N], row-major.
@@ -94,36 +177,66 @@ struct Out<'a> {
 /// # Panics
 /// If the shapes do not fit each other.
 pub fn matmul(pool: &Pool, a: Mat<'_>, b: Mat<'_>, out: &mut [f32], add: bool) {
-    let (m, n, k) = (a.rows, b.cols, a.cols);
-    assert!(b.rows == k && out.len() == m * n, "product of {m} x {k} and {} x {n} into {}", b.rows, out.len());
-    if k == 0 && !add {
-        out.fill(0.0);
-    }
-    if m == 0 || n == 0 || k == 0 {
-        return;
-    }
-    let (level, panels) = (level(), n.div_ceil(PANEL));
-    PACKED.with_borrow_mut(|packed| {
-        packed.clear();
-        packed.reserve(panels * k);
-        let w = SharedMut::new(packed.spare_capacity_mut());
-        // SAFETY: `panels * k` lines are there, and only written until all of them are.
-        let w: *mut f32 = unsafe { w.range(0..panels * k) }.as_mut_ptr().cast();
-        let w = Packed { start: w, panels, outputs: n };
-        let (w, blocks) = (&w, k.div_ceil(BLOCK));
-        pool.run(panels.div_ceil(ABREAST) * blocks, 1, |units| pack(level, &b, w, units));
+    let plus = if add { Plus::Out } else { Plus::Nothing };
+    matmuls(pool, &mut [(Product::new(a, b).plus(plus), out)]);
+}
 
-        // Chunks of about the same height, of whole tiles.
-        let chunk = m.div_ceil(m.div_ceil(CHUNK)).next_multiple_of(TALLEST);
-        let out = Out { values: SharedMut::new(out), add, chunk };
-        let (units, grain) = (m.div_ceil(chunk) * panels, GRAIN.div_ceil(m.min(chunk) * k));
-        pool.run(units, grain.max(PANELS_A_COPY.min(units / (4 * pool.threads()))), |units| {
+/// Computes products, each into its place [M, N], row-major. Those of long sums come last: the pool hands out many units
+/// at a time at first and single ones in the end.
+///
+/// # Panics
+/// If the shapes of one do not fit each other.
+pub fn matmuls(pool: &Pool, products: &mut [(Product<'_>, &mut [f32])]) {
+    let level = level();
+    PACKED.with_borrow_mut(|packed| {
+        let lines = |x: &Product<'_>| x.b.cols.div_ceil(PANEL) * x.a.cols;
+        let needed = products.iter().map(|(x, _)| lines(x)).sum();
+        packed.clear();
+        packed.reserve(needed);
+        let packed = SharedMut::new(packed.spare_capacity_mut());
+        // SAFETY: so many lines are there, and only written until all of them are.
+        let mut start: *mut f32 = unsafe { packed.range(0..needed) }.as_mut_ptr().cast();
+        let (mut packing, mut multiplying, mut grain) = (0, 0, 1);
+        let mut tasks: SmallVec<[Task<'_>; 4]> = SmallVec::new();
+        for (product, out) in products {
+            product.check(out);
+            let (m, n, k) = (product.a.rows, product.b.cols, product.a.cols);
+            if m == 0 || n == 0 {
+                continue;
+            }
+            let w = Packed { start, panels: n.div_ceil(PANEL), outputs: n };
+            start = start.wrapping_add(lines(product) * PANEL);
+            // Chunks of about the same height, of whole tiles.
+            let chunk = m.div_ceil(m.div_ceil(CHUNK)).next_multiple_of(TALLEST);
+            grain = grain.max(GRAIN.div_ceil((m.min(chunk) * k * GROUP).max(1)));
+            let units = (w.panels.div_ceil(ABREAST) * k.div_ceil(BLOCK), m.div_ceil(chunk) * w.panels.div_ceil(GROUP));
+            let (packing_end, multiplying_end) = (packing + units.0, multiplying + units.1);
+            let (packing_own, multiplying_own) = (packing..packing_end, multiplying..multiplying_end);
+            (packing, multiplying) = (packing_end, multiplying_end);
+            let out = SharedMut::new(out);
+            tasks.push(Task { product: *product, w, out, chunk, packing: packing_own, multiplying: multiplying_own });
+        }
+        let tasks = &tasks[..];
+        pool.run(packing, 1, |units| {
+            for task in tasks {
+                pack(level, &task.product.b, &task.w, own(&units, &task.packing));
+            }
+        });
+        pool.run(multiplying, grain, |units| {
             ROWS.with_borrow_mut(|rows| {
                 rows.resize(CHUNK * BLOCK / PANEL + CHUNK / SHORTEST, Line([0.0; PANEL]));
-                multiply(level, &a, w, rows, &out, units);
+                for task in tasks {
+                    multiply(level, task, rows, own(&units, &task.multiplying));
+                }
             });
         });
     });
+}
+
+/// What of `units` lies in `share`, counted from its beginning.
+fn own(units: &Range<usize>, share: &Range<usize>) -> Range<usize> {
+    let (start, end) = (units.start.max(share.start), units.end.min(share.end));
+    start.saturating_sub(share.start)..end.saturating_sub(share.start)
 }
 
 /// The right operand, block of rows after block of rows; a block is its panels one after the other, [rows, 16] each.
@@ -145,12 +258,12 @@ impl Packed {
 }
 
 dispatch! {
-    /// Packs units of b: a unit is [`ABREAST`] panels of a block, block after block. Only `matmul` calls this: the units
-    /// are this thread's.
+    /// Packs units of b: a unit is [`ABREAST`] panels of a block, block after block. Only `matmuls` calls this: the
+    /// units are this thread's.
     fn pack(b: &Mat<'_>, w: &Packed, units: Range<usize>) = pack_body;
-    /// Computes units of the product: unit i is panel `i % panels` of chunk `i / panels`. Only `matmul` calls this: the
-    /// units are this thread's, and w is packed.
-    fn multiply(a: &Mat<'_>, w: &Packed, rows: &mut [Line], out: &Out<'_>, units: Range<usize>) = multiply_body;
+    /// Computes units of the product: unit i is group `i % groups` of [`GROUP`] panels of chunk `i / groups`. Only
+    /// `matmuls` calls this: the units are this thread's, and w is packed.
+    fn multiply(task: &Task<'_>, rows: &mut [Line], units: Range<usize>) = multiply_body;
 }
 
 #[inline(always)]
@@ -171,6 +284,9 @@ fn pack_body<I: Lanes>(b: &Mat<'_>, w: &Packed, units: Range<usize>) {
                         I::store(row, to.add((p * length + k) * PANEL));
                     }
                 }
+                if b.relu2 {
+                    relu2(to, count * length * PANEL);
+                }
                 continue;
             }
             for panel in first..first + count {
@@ -181,10 +297,13 @@ fn pack_body<I: Lanes>(b: &Mat<'_>, w: &Packed, units: Range<usize>) {
                 }
                 if b.transposed {
                     transpose(from, stride, to, length, width);
-                    continue;
+                } else {
+                    for k in 0..length {
+                        std::ptr::copy_nonoverlapping(from.add(k * stride), to.add(k * PANEL), width);
+                    }
                 }
-                for k in 0..length {
-                    std::ptr::copy_nonoverlapping(from.add(k * stride), to.add(k * PANEL), width);
+                if b.relu2 {
+                    relu2(to, length * PANEL);
                 }
             }
         }
@@ -220,40 +339,45 @@ unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, length: usize
     }
 }
 
+/// `x = max(x, 0)^2` for so many elements.
 #[inline(always)]
-fn multiply_body<I: Lanes>(a: &Mat<'_>, w: &Packed, rows: &mut [Line], out: &Out<'_>, units: Range<usize>) {
+unsafe fn relu2(x: *mut f32, length: usize) {
+    // SAFETY: the caller's pointer is valid for these elements, which nobody else touches.
+    for x in unsafe { std::slice::from_raw_parts_mut(x, length) } {
+        *x = relu2_1(*x);
+    }
+}
+
+#[inline(always)]
+fn multiply_body<I: Lanes>(task: &Task<'_>, rows: &mut [Line], units: Range<usize>) {
     let rows: *mut f32 = rows.as_mut_ptr().cast();
     // SAFETY: the only caller is `multiply`, compiled for `I` and on a CPU that has it.
     unsafe {
         // The tile that fills the registers, as in `super::tile`.
         match I::LEVEL {
-            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => chunks::<I, 12, 2>(a, w, rows, out, units),
-            Level::Avx2 | Level::Avx2Vnni => chunks::<I, 6, 1>(a, w, rows, out, units),
-            Level::Portable | Level::Neon | Level::NeonDot => chunks::<I, 4, 1>(a, w, rows, out, units),
+            Level::Avx512 | Level::Avx512Vnni | Level::Avx512Bf16 => chunks::<I, 12, 2>(task, rows, units),
+            Level::Avx2 | Level::Avx2Vnni => chunks::<I, 6, 1>(task, rows, units),
+            Level::Portable | Level::Neon | Level::NeonDot => chunks::<I, 4, 1>(task, rows, units),
         }
     }
 }
 
 #[inline(always)]
-unsafe fn chunks<I: Lanes, const R: usize, const P: usize>(
-    a: &Mat<'_>,
-    w: &Packed,
-    rows: *mut f32,
-    out: &Out<'_>,
-    units: Range<usize>,
-) {
+unsafe fn chunks<I: Lanes, const R: usize, const P: usize>(task: &Task<'_>, rows: *mut f32, units: Range<usize>) {
+    let (a, panels) = (&task.product.a, task.w.panels);
+    let groups = panels.div_ceil(GROUP);
     let mut unit = units.start;
     while unit < units.end {
-        let chunk = unit / w.panels;
-        let end = units.end.min((chunk + 1) * w.panels);
-        let panels = unit - chunk * w.panels..end - chunk * w.panels;
-        let span = chunk * out.chunk..((chunk + 1) * out.chunk).min(a.rows);
+        let chunk = unit / groups;
+        let end = units.end.min((chunk + 1) * groups);
+        let panels = (unit - chunk * groups) * GROUP..((end - chunk * groups) * GROUP).min(panels);
+        let span = chunk * task.chunk..((chunk + 1) * task.chunk).min(a.rows);
         // SAFETY: by the contract of `multiply`.
         unsafe {
             if a.transposed {
-                blocks::<I, R, P, true>(a, w, rows, out, span, panels);
+                blocks::<I, R, P, true>(task, rows, span, panels);
             } else {
-                blocks::<I, R, P, false>(a, w, rows, out, span, panels);
+                blocks::<I, R, P, false>(task, rows, span, panels);
             }
         }
         unit = end;
@@ -263,46 +387,85 @@ unsafe fn chunks<I: Lanes, const R: usize, const P: usize>(
 /// Some rows times some panels, block after block. T: whether a column of a lies together.
 #[inline(always)]
 unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
-    a: &Mat<'_>,
-    w: &Packed,
+    task: &Task<'_>,
     rows: *mut f32,
-    out: &Out<'_>,
     span: Range<usize>,
     panels: Range<usize>,
 ) {
-    for start in (0..a.cols).step_by(BLOCK) {
+    let (Product { a, plus, slope, .. }, w) = (&task.product, &task.w);
+    let n = w.outputs;
+    // SAFETY: the elements of these rows and panels are this thread's.
+    let y = unsafe { task.out.start() };
+    // A product without terms is one block of none.
+    for start in (0..a.cols.max(1)).step_by(BLOCK) {
         let length = BLOCK.min(a.cols - start);
         // SAFETY: rows and columns are within a, w and the result, whose part is this thread's; `rows` has room for
         // CHUNK rows of a block.
         unsafe {
-            copy_rows::<I, R, T>(a, span.clone(), start, length, rows);
-            let y = out.values.start();
+            // Rows that are one block long lie as a copy would: only those that fill no tile are copied.
+            let in_place = !T && a.cols == BLOCK && !a.relu2;
+            let whole = if in_place { span.len() - span.len() % R } else { 0 };
+            copy_rows::<I, R, T>(a, span.start + whole..span.end, start, length, rows);
+            let (from, from_stride): (*const f32, usize) = match plus {
+                _ if start > 0 => (y, n),
+                Plus::Nothing => (std::ptr::null(), 0),
+                Plus::Out => (y, n),
+                Plus::Rows(rows) => (rows.as_ptr(), n),
+                Plus::Row(row) => (row.as_ptr(), 0),
+            };
+            // What is copied next: another block of these rows, or the first one of the next chunk's.
+            let (ahead, ahead_start) = if start + BLOCK < a.cols {
+                (span.clone(), start + BLOCK)
+            } else {
+                (span.end..span.end + span.len(), 0)
+            };
+            let (ahead, ahead_stride) = a.at(ahead.start, ahead_start);
+            let (lines, line) = if T { (length, span.len()) } else { (span.len(), length) };
             for panel in panels.clone().step_by(P) {
+                let done = panel - panels.start;
+                for row in lines * done / panels.len()..lines * (done + P).min(panels.len()) / panels.len() {
+                    fetch_late::<I>(ahead.wrapping_add(row * ahead_stride), line);
+                }
                 // An odd last panel is computed twice rather than by a tile of its own.
                 let mut of = [w.block(start, panel, length).cast_const(); P];
                 for p in 1..P {
                     of[p] = w.block(start, (panel + p).min(panels.end - 1), length);
                 }
-                let columns = (w.outputs.min(panels.end * PANEL) - panel * PANEL).min(P * PANEL);
+                let columns = (n.min(panels.end * PANEL) - panel * PANEL).min(P * PANEL);
                 // The block that comes next is fetched while this one is computed, by the first tiles.
                 let mut next: *const u8 = w.block(start, panel + P, length).cast();
                 let end = next.wrapping_add(P * length * PANEL * size_of::<f32>());
                 for row in span.clone().step_by(R) {
                     tile::<I, R, P, T>(&Tile {
-                        x: rows.add((row - span.start) / R * apart::<R>()),
+                        x: match row - span.start {
+                            row if row < whole => a.at(span.start + row, start).0,
+                            row => rows.add((row - whole) / R * apart::<R>()),
+                        },
                         w: of,
                         length,
-                        y: y.add(row * w.outputs + panel * PANEL),
-                        outputs: w.outputs,
+                        y: y.add(row * n + panel * PANEL),
+                        outputs: n,
+                        from: if from.is_null() { from } else { from.add(row * from_stride + panel * PANEL) },
+                        from_stride,
                         height: R.min(span.end - row),
                         width: columns,
-                        add: out.add || start > 0,
                         next,
                     });
                     if next < end {
                         next = next.wrapping_add(length / UNROLLED * P * size_of::<Line>());
                     }
                 }
+            }
+        }
+    }
+    if let Some(x) = slope {
+        let columns = panels.start * PANEL..n.min(panels.end * PANEL);
+        for row in span {
+            let first = row * n + columns.start;
+            // SAFETY: as above.
+            let y = unsafe { std::slice::from_raw_parts_mut(y.add(first), columns.len()) };
+            for (y, x) in y.iter_mut().zip(&x[first..first + columns.len()]) {
+                *y *= 2.0 * x.max(0.0);
             }
         }
     }
@@ -332,6 +495,9 @@ unsafe fn copy_rows<I: Lanes, const R: usize, const T: bool>(
                 fetch::<I>(from.wrapping_add((row + ROWS_AHEAD) * stride), length);
                 let to = to.add(row / R * apart::<R>() + row % R * BLOCK);
                 std::ptr::copy_nonoverlapping(from.add(row * stride), to, length);
+                if a.relu2 {
+                    relu2(to, length);
+                }
             }
             return;
         }
@@ -350,6 +516,11 @@ unsafe fn copy_rows<I: Lanes, const R: usize, const T: bool>(
             }
             std::ptr::copy_nonoverlapping(from.add(whole), to.add(whole / R * apart::<R>()), span.len() - whole);
         }
+        if a.relu2 {
+            for tile in 0..span.len().div_ceil(R) {
+                relu2(to.add(tile * apart::<R>()), length * R);
+            }
+        }
     }
 }
 
@@ -365,6 +536,15 @@ unsafe fn fetch<I: Lanes>(from: *const f32, length: usize) {
     }
 }
 
+/// Asks for some elements that are needed only after the next few tiles; they need not exist.
+#[inline(always)]
+unsafe fn fetch_late<I: Lanes>(from: *const f32, length: usize) {
+    for element in (0..length).step_by(PANEL) {
+        // SAFETY: by the contract of `blocks`; a prefetch never faults.
+        unsafe { I::prefetch_late(from.wrapping_add(element).cast()) };
+    }
+}
+
 /// What a tile needs to know.
 struct Tile<const P: usize> {
     x: *const f32,
@@ -373,10 +553,12 @@ struct Tile<const P: usize> {
     y: *mut f32,
     /// The distance of rows of y.
     outputs: usize,
+    /// What the sums are added to, null for nothing, and the distance of its rows.
+    from: *const f32,
+    from_stride: usize,
     /// Rows and columns of y that exist.
     height: usize,
     width: usize,
-    add: bool,
     /// What to fetch for later.
     next: *const u8,
 }
@@ -387,8 +569,12 @@ unsafe fn tile<I: Lanes, const R: usize, const P: usize, const T: bool>(t: &Tile
     // SAFETY: by the contract of `blocks`; the room for rows holds whole tiles, so rows that do not exist are computed
     // from what lies there and not stored.
     unsafe {
+        let add = !t.from.is_null();
         for r in 0..R {
             I::prefetch(t.y.wrapping_add(r * t.outputs).cast());
+            if add {
+                I::prefetch(t.from.wrapping_add(r * t.from_stride).cast());
+            }
         }
         let mut sum = [[I::zero(); P]; R];
         let (mut k, mut next) = (0, t.next);
@@ -409,8 +595,9 @@ unsafe fn tile<I: Lanes, const R: usize, const P: usize, const T: bool>(t: &Tile
         if t.height == R && t.width == P * PANEL {
             for r in 0..R {
                 for p in 0..P {
-                    let y = t.y.add(r * t.outputs + p * PANEL);
-                    I::store(if t.add { I::add(I::load_f32(y.cast()), sum[r][p]) } else { sum[r][p] }, y);
+                    let from = t.from.wrapping_add(r * t.from_stride + p * PANEL);
+                    let total = if add { I::add(I::load_f32(from.cast()), sum[r][p]) } else { sum[r][p] };
+                    I::store(total, t.y.add(r * t.outputs + p * PANEL));
                 }
             }
             return;
@@ -426,9 +613,9 @@ unsafe fn tile<I: Lanes, const R: usize, const P: usize, const T: bool>(t: &Tile
         for r in 0..t.height {
             for p in 0..t.width.div_ceil(PANEL) {
                 let width = (t.width - p * PANEL).min(PANEL);
-                let (y, sum) = (t.y.add(r * t.outputs + p * PANEL), *spilled.add(r * P + p));
-                let total = if t.add { I::add(load::<I>(y, width), sum) } else { sum };
-                store::<I>(total, y, width);
+                let (from, sum) = (t.from.wrapping_add(r * t.from_stride + p * PANEL), *spilled.add(r * P + p));
+                let total = if add { I::add(load::<I>(from, width), sum) } else { sum };
+                store::<I>(total, t.y.add(r * t.outputs + p * PANEL), width);
             }
         }
     }

@@ -1,4 +1,5 @@
-use anser_kernels::linear::dense::{Mat, matmul};
+use anser_kernels::activation;
+use anser_kernels::linear::dense::{Mat, Plus, Product, matmul, matmuls};
 use anser_kernels::pool::Pool;
 use anser_kernels::simd::{Level, with_level};
 use anser_testkit::Rng;
@@ -74,10 +75,56 @@ proptest! {
 
 #[test]
 fn shapes_of_training() {
-    for (i, shape) in
-        [[600, 64, 96], [64, 64, 600], [32, 80, 520], [260, 33, 257], [510, 16, 513]].into_iter().enumerate()
+    for (i, shape) in [[600, 64, 96], [130, 40, 256], [64, 64, 600], [32, 80, 520], [260, 33, 257], [510, 16, 513]]
+        .into_iter()
+        .enumerate()
     {
         check(shape, i as u64);
+    }
+}
+
+/// Products of different shapes in one go, with everything around them, against one after the other and by itself.
+#[test]
+fn what_surrounds_products() {
+    let (m, n, k) = (130, 72, 300);
+    let mut rng = Rng(7);
+    let (a, b, y) = (rng.vec(m * k, 1.0), rng.vec(k * n, 1.0), rng.vec(m * n, 1.0));
+    let (row, at, small) = (rng.vec(n, 1.0), rng.vec(m * n, 1.0), rng.vec(n * 20, 1.0));
+    for &level in Level::available() {
+        with_level(level, || {
+            let pool = Pool::new(2);
+            let squared = |x: &[f32]| {
+                let mut x = x.to_vec();
+                activation::relu2(&mut x);
+                x
+            };
+            let (a2, b2) = (squared(&a), squared(&b));
+            let mut start: Vec<f32> = (0..m).flat_map(|_| row.clone()).collect();
+            matmul(&pool, Mat::new(&a2, m, k), Mat::new(&b, k, n), &mut start, true);
+            let mut slope = y.clone();
+            matmul(&pool, Mat::new(&a, m, k), Mat::new(&b2, k, n), &mut slope, true);
+            slope.iter_mut().zip(&at).for_each(|(y, x)| *y *= 2.0 * x.max(0.0));
+            let mut other = vec![0.0; m * 20];
+            matmul(&pool, Mat::new(&y, m, n), Mat::new(&small, n, 20), &mut other, false);
+            let mut transposed = vec![0.0; k * n];
+            matmul(&pool, Mat::new(&a2, m, k).t(), Mat::new(&y, m, n), &mut transposed, false);
+
+            let mut got = [vec![f32::NAN; m * n], vec![f32::NAN; m * n], vec![f32::NAN; m * 20], vec![f32::NAN; k * n]];
+            let [first, second, third, fourth] = &mut got;
+            let (a, b) = (Mat::new(&a, m, k), Mat::new(&b, k, n));
+            matmuls(
+                &pool,
+                &mut [
+                    (Product::new(a.relu2(), b).plus(Plus::Row(&row)), first),
+                    (Product::new(a, b.relu2()).plus(Plus::Rows(&y)).relu2_slope(&at), second),
+                    (Product::new(Mat::new(&y, m, n), Mat::new(&small, n, 20)), third),
+                    (Product::new(a.relu2().t(), Mat::new(&y, m, n)), fourth),
+                ],
+            );
+            for (got, want) in got.iter().zip([start, slope, other, transposed]) {
+                assert!(got.iter().zip(&want).all(|(got, want)| got.to_bits() == want.to_bits()), "{level}");
+            }
+        });
     }
 }
 

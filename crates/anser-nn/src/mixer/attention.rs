@@ -8,7 +8,6 @@ use crate::error::Error;
 use crate::layer::{Linear, Norm, Weights};
 use crate::model::Sizes;
 use crate::op::attention::{Positions, attention};
-use crate::op::relu2::relu2;
 
 /// The time mix: attention of H heads.
 #[derive(Module, Debug)]
@@ -69,6 +68,6 @@ impl FeedForward {
     /// Adds the network of `norm(x)` to the stream.
     pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes) {
         let x = norm.layer_norm(&pass.x, sizes.layer_norm_eps);
-        pass.x = self.value.forward_add(&relu2(&self.key.forward(&x)), &pass.x);
+        pass.x = self.value.relu2_forward_add(&self.key.forward(&x), &pass.x);
     }
 }

@@ -77,7 +77,7 @@ impl TimeMix {
     /// Adds the time mix of `norm(x)` to the stream.
     pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes, state: &mut BlockState) {
         let mixes = [&self.time_mix_k, &self.time_mix_v, &self.time_mix_r].map(|mix| mix.val());
-        let (mixed, att_shift) = shift(
+        let (mixed, att_shift, x) = shift(
             &pass.x,
             &norm.weight.val(),
             &norm.bias.val(),
@@ -92,7 +92,7 @@ impl TimeMix {
         let (decay, bonus) = (self.time_decay.val(), self.time_first.val());
         let inputs = Wkv4 { r: &r, k: &k, v: &v, decay: &decay, bonus: &bonus, state: &state.wkv };
         let (y, wkv) = wkv4(&inputs, &pass.cu_seqlens);
-        pass.x = self.output.forward_add(&y, &pass.x);
+        pass.x = self.output.forward_add(&y, &x);
         (state.att_shift, state.wkv) = (att_shift, wkv);
     }
 }
@@ -115,7 +115,7 @@ impl ChannelMix {
 
     /// Adds the channel mix of `norm(x)` to the stream.
     pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes, state: &mut BlockState) {
-        let (mixed, ffn_shift) = shift(
+        let (mixed, ffn_shift, x) = shift(
             &pass.x,
             &norm.weight.val(),
             &norm.bias.val(),
@@ -127,7 +127,7 @@ impl ChannelMix {
         );
         let [xk, xr] = &mixed[..] else { unreachable!("two mixes give two inputs") };
         let v = self.value.forward(&relu2(&self.key.forward(xk)));
-        pass.x = gate_add(&pass.x, &self.receptance.forward(xr), &v);
+        pass.x = gate_add(&x, &self.receptance.forward(xr), &v);
         state.ffn_shift = ffn_shift;
     }
 }

@@ -69,7 +69,7 @@ impl TimeMix {
     /// Adds the time mix of `norm(x)` to the stream.
     pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes, state: &mut BlockState) {
         let mixes = [&self.time_mix_k, &self.time_mix_v, &self.time_mix_r, &self.time_mix_g].map(|mix| mix.val());
-        let (mixed, att_shift) = shift(
+        let (mixed, att_shift, x) = shift(
             &pass.x,
             &norm.weight.val(),
             &norm.bias.val(),
@@ -96,7 +96,7 @@ impl TimeMix {
             state: &state.wkv,
         };
         let (y, wkv) = wkv5(&inputs, sizes.group_norm_eps, &pass.cu_seqlens);
-        pass.x = self.output.forward_add(&y, &pass.x);
+        pass.x = self.output.forward_add(&y, &x);
         (state.att_shift, state.wkv) = (att_shift, wkv);
     }
 }

@@ -157,7 +157,7 @@ impl ChannelMix {
 
     /// Adds the channel mix of `norm(x)` to the stream.
     pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes, state: &mut BlockState) {
-        let (mixed, ffn_shift) = shift(
+        let (mixed, ffn_shift, x) = shift(
             &pass.x,
             &norm.weight.val(),
             &norm.bias.val(),
@@ -169,7 +169,7 @@ impl ChannelMix {
         );
         let [xk, xr] = &mixed[..] else { unreachable!("two mixes give two inputs") };
         let v = self.value.forward(&relu2(&self.key.forward(xk)));
-        pass.x = gate_add(&pass.x, &self.receptance.forward(xr), &v);
+        pass.x = gate_add(&x, &self.receptance.forward(xr), &v);
         state.ffn_shift = ffn_shift;
     }
 }

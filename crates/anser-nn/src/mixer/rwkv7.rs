@@ -10,8 +10,7 @@ use super::{BlockState, Pass};
 use crate::error::Error;
 use crate::layer::{Linear, Norm, Weights};
 use crate::model::Sizes;
-use crate::op::low_rank::{Inner, low_rank};
-use crate::op::relu2::relu2;
+use crate::op::low_rank::{Inner, low_rank, low_rank_passing};
 use crate::op::shift::{Toward, shift};
 use crate::op::wkv7::{Wkv7, wkv7};
 
@@ -123,7 +122,7 @@ impl TimeMix {
     pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes, state: &mut BlockState) {
         let mixes = [&self.x_r, &self.x_w, &self.x_k, &self.x_v, &self.x_a, &self.x_g].map(|mix| mix.val());
         let (weight, bias) = (norm.weight.val(), norm.bias.val());
-        let (mixed, att_shift) = shift(
+        let (mixed, att_shift, x) = shift(
             &pass.x,
             &weight,
             &bias,
@@ -134,15 +133,16 @@ impl TimeMix {
             &mixes.each_ref(),
         );
         let [xr, xw, xk, xv, xa, xg] = &mixed[..] else { unreachable!("six mixes give six inputs") };
-        let (r, k, v) = (self.receptance.forward(xr), self.key.forward(xk), self.value.forward(xv));
+        let (r, k) = (self.receptance.forward(xr), self.key.forward(xk));
         let w = low_rank(xw, &self.w1.val(), &self.w2.val(), Some(&self.w0.val()), Inner::Tanh);
         let a = low_rank(xa, &self.a1.val(), &self.a2.val(), Some(&self.a0.val()), Inner::Identity);
         let g = low_rank(xg, &self.g1.val(), &self.g2.val(), None, Inner::Sigmoid);
-        let lean = match (&pass.v_first, &self.v0, &self.v1, &self.v2) {
+        let (v, lean) = match (&pass.v_first, &self.v0, &self.v1, &self.v2) {
             (Some(v_first), Some(v0), Some(v1), Some(v2)) => {
-                Some((v_first.clone(), low_rank(xv, &v1.val(), &v2.val(), Some(&v0.val()), Inner::Identity)))
+                let (mix, xv) = low_rank_passing(xv, &v1.val(), &v2.val(), Some(&v0.val()), Inner::Identity);
+                (self.value.forward(&xv), Some((v_first.clone(), mix)))
             }
-            _ => None,
+            _ => (self.value.forward(xv), None),
         };
         let (k_k, k_a, r_k) = (self.k_k.val(), self.k_a.val(), self.r_k.val());
         let (ln_weight, ln_bias) = (self.ln_x.weight.val(), self.ln_x.bias.val());
@@ -161,10 +161,10 @@ impl TimeMix {
             ln_bias: &ln_bias,
             state: &state.wkv,
         };
-        let (y, wkv) = wkv7(&inputs, sizes.group_norm_eps, &pass.cu_seqlens);
-        pass.x = self.output.forward_add(&y, &pass.x);
-        if pass.v_first.is_none() {
-            pass.v_first = Some(v);
+        let (y, wkv, v_first) = wkv7(&inputs, sizes.group_norm_eps, &pass.cu_seqlens);
+        pass.x = self.output.forward_add(&y, &x);
+        if pass.v_first.is_none() || inputs.first.is_some() {
+            pass.v_first = Some(v_first);
         }
         (state.att_shift, state.wkv) = (att_shift, wkv);
     }
@@ -186,7 +186,7 @@ impl ChannelMix {
 
     /// Adds the channel mix of `norm(x)` to the stream.
     pub fn forward(&self, pass: &mut Pass, norm: &Norm, sizes: &Sizes, state: &mut BlockState) {
-        let (mixed, ffn_shift) = shift(
+        let (mixed, ffn_shift, x) = shift(
             &pass.x,
             &norm.weight.val(),
             &norm.bias.val(),
@@ -196,8 +196,7 @@ impl ChannelMix {
             Toward::Previous,
             &[&self.x_k.val()],
         );
-        let k = relu2(&self.key.forward(&mixed[0]));
-        pass.x = self.value.forward_add(&k, &pass.x);
+        pass.x = self.value.relu2_forward_add(&self.key.forward(&mixed[0]), &x);
         state.ffn_shift = ffn_shift;
     }
 }

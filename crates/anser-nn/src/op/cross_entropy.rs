@@ -15,7 +15,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::rows::{Rows, buffer, for_pieces};
 use super::{Array, Gradient, Inputs, Operation};
 use crate::threads::pool;
-use anser_kernels::linear::dense::{Mat, matmul};
+use anser_kernels::linear::dense::{Mat, Plus, Product, matmul, matmuls};
 
 /// What the next tokens are, and how much each counts.
 #[derive(Clone, Debug)]
@@ -142,8 +142,9 @@ impl Operation for CrossEntropy {
             });
             if saving {
                 let g = Mat::new(logits, count, vocab);
-                matmul(&pool, g, head, &mut gx[part.start * width..part.end * width], false);
-                matmul(&pool, g.t(), x, &mut g_head, start > 0);
+                let plus = if start > 0 { Plus::Out } else { Plus::Nothing };
+                let gx = &mut gx[part.start * width..part.end * width];
+                matmuls(&pool, &mut [(Product::new(g.t(), x).plus(plus), &mut g_head), (Product::new(g, head), gx)]);
             }
         }
         // f64: the mean must not depend on how many rows there are.

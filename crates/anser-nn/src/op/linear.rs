@@ -1,29 +1,52 @@
-//! `y = x W^T`, optionally added to a residual stream or a bias.
+//! `y = x W^T`, optionally of the square of x's positive part, optionally added to a residual stream or a bias.
 
 use anser_kernels::pool::Pool;
 use burn::tensor::Tensor;
 
-use super::rows::{buffer, for_pieces, sum_pieces};
+use super::relu2::relu2_composite;
+use super::rows::{buffer, sum_pieces};
 use super::{Array, Gradient, Inputs, Operation};
 use crate::threads::pool;
-use anser_kernels::linear::dense::{Mat, matmul};
+use anser_kernels::linear::dense::{Mat, Plus, Product, matmuls};
 
 /// `x W^T`: x [T, I], weight [O, I] as official files store it, result [T, O].
 pub fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
     let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
-    Inputs::new().with(x).with(weight).run(Linear { inputs, outputs, plus: Plus::Nothing }).take()
+    Inputs::new().with(x).with(weight).run(Linear { inputs, outputs, added: Added::Nothing, relu2: false }).take()
 }
 
 /// `residual + x W^T`: residual [T, O].
 pub fn linear_add(x: &Tensor<2>, weight: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
     let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
-    Inputs::new().with(x).with(weight).with(residual).run(Linear { inputs, outputs, plus: Plus::Rows }).take()
+    Inputs::new()
+        .with(x)
+        .with(weight)
+        .with(residual)
+        .run(Linear { inputs, outputs, added: Added::Rows, relu2: false })
+        .take()
+}
+
+/// `residual + max(x, 0)^2 W^T`: what every channel mix without a gate ends with.
+pub fn relu2_linear_add(x: &Tensor<2>, weight: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
+    let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
+    let op = Linear { inputs, outputs, added: Added::Rows, relu2: true };
+    Inputs::new().with(x).with(weight).with(residual).run(op).take()
+}
+
+/// [`relu2_linear_add`] in tensor operations.
+pub fn relu2_linear_add_composite(x: &Tensor<2>, weight: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
+    residual.clone() + linear_composite(&relu2_composite(x), weight)
 }
 
 /// `x W^T + bias`: bias `[O]`.
 pub fn affine(x: &Tensor<2>, weight: &Tensor<2>, bias: &Tensor<1>) -> Tensor<2> {
     let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
-    Inputs::new().with(x).with(weight).with(bias).run(Linear { inputs, outputs, plus: Plus::Bias }).take()
+    Inputs::new()
+        .with(x)
+        .with(weight)
+        .with(bias)
+        .run(Linear { inputs, outputs, added: Added::Bias, relu2: false })
+        .take()
 }
 
 /// [`affine`] in tensor operations.
@@ -38,7 +61,7 @@ pub fn linear_composite(x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
 
 /// What the product is added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Plus {
+enum Added {
     Nothing,
     /// One vector in every row.
     Bias,
@@ -50,25 +73,23 @@ enum Plus {
 struct Linear {
     inputs: usize,
     outputs: usize,
-    plus: Plus,
+    added: Added,
+    /// Whether x goes through `max(x, 0)^2` first.
+    relu2: bool,
 }
 
 impl Operation for Linear {
     fn forward(&self, inputs: &[&[f32]], _: bool) -> (Vec<Array>, Vec<Vec<f32>>) {
         let (x, w) = (inputs[0], inputs[1]);
         let rows = x.len() / self.inputs;
-        let (pool, mut y) = (pool(), buffer(rows * self.outputs));
-        match self.plus {
-            Plus::Nothing => {}
-            Plus::Bias => for_pieces(&pool, rows, [&mut y], |_, [y]| {
-                y.chunks_exact_mut(self.outputs).for_each(|y| y.copy_from_slice(inputs[2]));
-            }),
-            Plus::Rows => for_pieces(&pool, rows, [&mut y], |rows, [y]| {
-                y.copy_from_slice(&inputs[2][rows.start * self.outputs..rows.end * self.outputs]);
-            }),
-        }
-        let (x, w) = (Mat::new(x, rows, self.inputs), Mat::new(w, self.outputs, self.inputs));
-        matmul(&pool, x, w.t(), &mut y, self.plus != Plus::Nothing);
+        let mut y = buffer(rows * self.outputs);
+        let plus = match self.added {
+            Added::Nothing => Plus::Nothing,
+            Added::Bias => Plus::Row(inputs[2]),
+            Added::Rows => Plus::Rows(inputs[2]),
+        };
+        let product = Product::new(self.x(x, rows), Mat::new(w, self.outputs, self.inputs).t()).plus(plus);
+        matmuls(&pool(), &mut [(product, &mut y)]);
         (vec![Array::new(y, &[rows, self.outputs])], Vec::new())
     }
 
@@ -81,11 +102,15 @@ impl Operation for Linear {
     ) -> Vec<Gradient> {
         let pool = pool();
         let Some(gy) = outputs[0] else { return inputs.iter().map(|_| Gradient::None).collect() };
-        let mut gradients = product_gradients(&pool, inputs[0], inputs[1], gy, [self.inputs, self.outputs], wanted);
-        match self.plus {
-            Plus::Nothing => {}
-            Plus::Bias => {
-                let rows = gy.len() / self.outputs;
+        let rows = gy.len() / self.outputs;
+        let (x, g) = (self.x(inputs[0], rows), Mat::new(gy, rows, self.outputs));
+        let gx = Product::new(g, Mat::new(inputs[1], self.outputs, self.inputs));
+        let gx = if self.relu2 { gx.relu2_slope(inputs[0]) } else { gx };
+        let gw = Product::new(g.t(), x);
+        let mut gradients = product_gradients(&pool, [wanted[0].then_some(gx), wanted[1].then_some(gw)]);
+        match self.added {
+            Added::Nothing => {}
+            Added::Bias => {
                 let sums = sum_pieces(&pool, rows, [], self.outputs, |rows, [], sums| {
                     for gy in gy[rows.start * self.outputs..rows.end * self.outputs].chunks_exact(self.outputs) {
                         sums.iter_mut().zip(gy).for_each(|(sum, gy)| *sum += gy);
@@ -93,32 +118,24 @@ impl Operation for Linear {
                 });
                 gradients.push(Gradient::Values(sums));
             }
-            Plus::Rows => gradients.push(Gradient::Output(0)),
+            Added::Rows => gradients.push(Gradient::Output(0)),
         }
         gradients
     }
 }
 
-/// Gradients of x [T, I] and w [O, I] of `x w^T`, from that of the result.
-pub(super) fn product_gradients(
-    pool: &Pool,
-    x: &[f32],
-    w: &[f32],
-    gy: &[f32],
-    [inputs, outputs]: [usize; 2],
-    wanted: &[bool],
-) -> Vec<Gradient> {
-    let rows = gy.len() / outputs;
-    let gy = Mat::new(gy, rows, outputs);
-    let gx = wanted[0].then(|| {
-        let mut gx = buffer(rows * inputs);
-        matmul(pool, gy, Mat::new(w, outputs, inputs), &mut gx, false);
-        gx
-    });
-    let gw = wanted[1].then(|| {
-        let mut gw = buffer(outputs * inputs);
-        matmul(pool, gy.t(), Mat::new(x, rows, inputs), &mut gw, false);
-        gw
-    });
-    [gx, gw].map(|g| g.map_or(Gradient::None, Gradient::Values)).into()
+impl Linear {
+    /// What the weight is multiplied with.
+    fn x<'a>(&self, x: &'a [f32], rows: usize) -> Mat<'a> {
+        let x = Mat::new(x, rows, self.inputs);
+        if self.relu2 { x.relu2() } else { x }
+    }
+}
+
+/// The products that somebody wants, computed together.
+pub(super) fn product_gradients<const N: usize>(pool: &Pool, products: [Option<Product<'_>>; N]) -> Vec<Gradient> {
+    let mut out = products.map(|product| product.map(|product| (product, buffer(product.outputs()))));
+    let mut wanted: Vec<_> = out.iter_mut().flatten().map(|(product, out)| (*product, &mut out[..])).collect();
+    matmuls(pool, &mut wanted);
+    out.map(|out| out.map_or(Gradient::None, |(_, out)| Gradient::Values(out))).into()
 }

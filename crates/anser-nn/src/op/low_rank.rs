@@ -4,10 +4,11 @@ use anser_kernels::activation;
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
+use super::linear::product_gradients;
 use super::rows::{buffer, for_pieces, sum_pieces};
-use super::{Array, Gradient, Inputs, Operation};
+use super::{Array, Gradient, Inputs, Operation, Outputs};
 use crate::threads::pool;
-use anser_kernels::linear::dense::{Mat, matmul};
+use anser_kernels::linear::dense::{Mat, Plus, Product, matmul, matmuls};
 
 /// What stands between the two factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +23,22 @@ pub enum Inner {
 
 /// `bias + inner(x a) b`: x [T, C], a [C, R], b [R, O], bias `[O]`, result [T, O].
 pub fn low_rank(x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>, bias: Option<&Tensor<1>>, inner: Inner) -> Tensor<2> {
+    run(x, a, b, bias, inner).take()
+}
+
+/// [`low_rank`], and x for the next that reads it.
+pub fn low_rank_passing(
+    x: &Tensor<2>,
+    a: &Tensor<2>,
+    b: &Tensor<2>,
+    bias: Option<&Tensor<1>>,
+    inner: Inner,
+) -> (Tensor<2>, Tensor<2>) {
+    let mut outputs = run(x, a, b, bias, inner);
+    (outputs.take(), outputs.take())
+}
+
+fn run(x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>, bias: Option<&Tensor<1>>, inner: Inner) -> Outputs {
     let ([inputs, rank], [_, outputs]) = (a.dims(), b.dims());
     let op = LowRank { inputs, rank, outputs, inner };
     let tensors = Inputs::new().with(x).with(a).with(b);
@@ -30,7 +47,6 @@ pub fn low_rank(x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>, bias: Option<&Tenso
         None => tensors,
     }
     .run(op)
-    .take()
 }
 
 /// [`low_rank`] in tensor operations.
@@ -76,14 +92,14 @@ impl Operation for LowRank {
             });
         }
         let mut y = buffer(rows * self.outputs);
-        if let Some(bias) = inputs.get(3) {
-            for_pieces(&pool, rows, [&mut y], |_, [y]| {
-                y.chunks_exact_mut(self.outputs).for_each(|y| y.copy_from_slice(bias));
-            });
-        }
-        let b = Mat::new(inputs[2], self.rank, self.outputs);
-        matmul(&pool, Mat::new(&h, rows, self.rank), b, &mut y, inputs.len() == 4);
+        let (a, b) = (Mat::new(&h, rows, self.rank), Mat::new(inputs[2], self.rank, self.outputs));
+        let plus = inputs.get(3).map_or(Plus::Nothing, |bias| Plus::Row(bias));
+        matmuls(&pool, &mut [(Product::new(a, b).plus(plus), &mut y)]);
         (vec![Array::new(y, &[rows, self.outputs])], if saving { vec![h] } else { Vec::new() })
+    }
+
+    fn passed(&self) -> &[usize] {
+        &[0]
     }
 
     fn backward(
@@ -94,7 +110,11 @@ impl Operation for LowRank {
         wanted: &[bool],
     ) -> Vec<Gradient> {
         let pool = pool();
-        let Some(gy) = outputs[0] else { return inputs.iter().map(|_| Gradient::None).collect() };
+        let Some(gy) = outputs[0] else {
+            let mut gradients: Vec<Gradient> = inputs.iter().map(|_| Gradient::None).collect();
+            gradients[0] = Gradient::Output(1);
+            return gradients;
+        };
         let h = &saved[0];
         let rows = inputs[0].len() / self.inputs;
         let (x, a) = (Mat::new(inputs[0], rows, self.inputs), Mat::new(inputs[1], self.inputs, self.rank));
@@ -110,19 +130,15 @@ impl Operation for LowRank {
             }
         });
         let gh = Mat::new(&gh, rows, self.rank);
-        let mut gradients = Vec::with_capacity(4);
-        let mut product = |wanted: bool, a: Mat<'_>, b: Mat<'_>, len: usize| {
-            gradients.push(if wanted {
-                let mut out = buffer(len);
-                matmul(&pool, a, b, &mut out, false);
-                Gradient::Values(out)
-            } else {
-                Gradient::None
-            });
-        };
-        product(wanted[0], gh, a.t(), rows * self.inputs);
-        product(wanted[1], x.t(), gh, self.inputs * self.rank);
-        product(wanted[2], Mat::new(h, rows, self.rank).t(), g, self.rank * self.outputs);
+        let plus = outputs[1].map_or(Plus::Nothing, Plus::Rows);
+        let mut gradients = product_gradients(
+            &pool,
+            [
+                wanted[0].then_some(Product::new(gh, a.t()).plus(plus)),
+                wanted[1].then_some(Product::new(x.t(), gh)),
+                wanted[2].then_some(Product::new(Mat::new(h, rows, self.rank).t(), g)),
+            ],
+        );
         if inputs.len() == 4 {
             gradients.push(Gradient::Values(column_sums(&pool, gy, rows, self.outputs)));
         }

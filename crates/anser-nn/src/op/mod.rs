@@ -8,6 +8,10 @@
 //! **Several outputs.** A node of Burn's graph has one output. An operation with several becomes one node without
 //! values and a *port* a result: a port's gradient is laid aside and the node is told that it came; the node runs when
 //! all its ports have, and takes the gradients together.
+//!
+//! **Inputs handed on.** Where a tensor has several readers, Burn adds up their gradients one by one, on one thread. An
+//! operation can instead hand an input on as a further result ([`Operation::passed`]) for the next reader to take: the
+//! gradient of what comes after then arrives with those of the other results, and is added in passing.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -74,6 +78,11 @@ pub enum Gradient {
 pub trait Operation: fmt::Debug + Send + Sync + 'static {
     /// The results, and, if `saving`, what [`Operation::backward`] wants to find again besides the inputs.
     fn forward(&self, inputs: &[&[f32]], saving: bool) -> (Vec<Array>, Vec<Vec<f32>>);
+
+    /// The inputs that are handed on, unchanged: further results after those of [`Operation::forward`].
+    fn passed(&self) -> &[usize] {
+        &[]
+    }
 
     /// The gradients of the inputs that are `wanted`. `outputs` has the gradient of each result, none where nothing
     /// depends on it.
@@ -167,7 +176,9 @@ impl Fused for Flex {
 fn run(op: &Handle, inputs: Vec<FlexTensor>, saving: bool) -> (Vec<FlexTensor>, Vec<Vec<f32>>) {
     let inputs = contiguous(inputs);
     let (outputs, saved) = op.0.forward(&inputs.iter().map(slice).collect::<Vec<_>>(), saving);
-    (outputs.into_iter().map(|array| tensor(array.values, Shape::from(array.shape))).collect(), saved)
+    let outputs = outputs.into_iter().map(|array| tensor(array.values, Shape::from(array.shape)));
+    let passed = op.0.passed().iter().map(|&input| inputs[input].clone());
+    (outputs.chain(passed).collect(), saved)
 }
 
 fn contiguous(tensors: Vec<FlexTensor>) -> Vec<FlexTensor> {

@@ -22,8 +22,8 @@ pub enum Toward {
 }
 
 /// Normalises x [T, C] with `weight` and `bias` `[C]`, then interpolates every row with the normalised row before it,
-/// once a mix `[C]`: as many results [T, C]. The row before a sequence's first is its row of `state` [S, C]; the last
-/// result has what the states become, each sequence's last normalised row.
+/// once a mix `[C]`: as many results [T, C]. The row before a sequence's first is its row of `state` [S, C]; the next
+/// result has what the states become, each sequence's last normalised row. The last is x, for whoever adds to it.
 pub fn shift(
     x: &Tensor<2>,
     weight: &Tensor<1>,
@@ -33,12 +33,12 @@ pub fn shift(
     cu_seqlens: &Arc<[usize]>,
     toward: Toward,
     mixes: &[&Tensor<1>],
-) -> (Vec<Tensor<2>>, Tensor<2>) {
+) -> (Vec<Tensor<2>>, Tensor<2>, Tensor<2>) {
     let [_, width] = x.dims();
     let op = Shift { width, eps, cu_seqlens: Arc::clone(cu_seqlens), toward };
     let inputs = Inputs::new().with(x).with(weight).with(bias).with(state);
     let mut outputs = mixes.iter().fold(inputs, |inputs, mix| inputs.with(mix)).run(op);
-    (mixes.iter().map(|_| outputs.take()).collect(), outputs.take())
+    (mixes.iter().map(|_| outputs.take()).collect(), outputs.take(), outputs.take())
 }
 
 /// [`shift`] in tensor operations.
@@ -51,7 +51,7 @@ pub fn shift_composite(
     cu_seqlens: &Arc<[usize]>,
     toward: Toward,
     mixes: &[&Tensor<1>],
-) -> (Vec<Tensor<2>>, Tensor<2>) {
+) -> (Vec<Tensor<2>>, Tensor<2>, Tensor<2>) {
     let h = layer_norm_composite(x, weight, bias, eps);
     let (previous, last) = previous_rows(&h, state, cu_seqlens);
     let mixed = |mix: &&Tensor<1>| {
@@ -62,7 +62,7 @@ pub fn shift_composite(
         };
         from.clone() + (to.clone() - from.clone()) * mix
     };
-    (mixes.iter().map(mixed).collect(), last)
+    (mixes.iter().map(mixed).collect(), last, x.clone())
 }
 
 /// For every row of h [T, C] the row before it, and the last row of each sequence [S, C]; states [S, C] stand before
@@ -172,13 +172,17 @@ impl Operation for Shift {
         (arrays, Vec::new())
     }
 
+    fn passed(&self) -> &[usize] {
+        &[0]
+    }
+
     fn backward(&self, inputs: &[&[f32]], _: Vec<Vec<f32>>, outputs: &[Option<&[f32]>], _: &[bool]) -> Vec<Gradient> {
         let width = self.width;
         let rows = inputs[0].len() / width;
         let normal =
             Normal { x: inputs[0], weight: inputs[1], bias: inputs[2], state: inputs[3], width, eps: self.eps };
         let mixes = &inputs[4..];
-        let (g_mixed, g_last) = (&outputs[..mixes.len()], outputs[mixes.len()]);
+        let (g_mixed, g_last, g_passed) = (&outputs[..mixes.len()], outputs[mixes.len()], outputs[mixes.len() + 1]);
         let borders = Borders::new(&self.cu_seqlens);
         let level = level();
         let sequences = self.cu_seqlens.len() - 1;
@@ -224,6 +228,9 @@ impl Operation for Shift {
                 let out = (row - rows.start) * width;
                 let gx = &mut gx[out..out + width];
                 lanes::layer_norm_backward(level, &g_now, x, normal.weight, self.eps, gx, g_weight, g_bias);
+                if let Some(g) = g_passed {
+                    lanes::add(level, gx, &g[row * width..(row + 1) * width]);
+                }
                 match borders.first(row) {
                     Some(s) => {
                         state.row(s).copy_from_slice(&g_before);

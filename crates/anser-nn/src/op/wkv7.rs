@@ -54,8 +54,9 @@ pub struct Wkv7<'a> {
     pub state: &'a Tensor<4>,
 }
 
-/// The gated result [T, C] and the final states [S, H, key, value].
-pub fn wkv7(x: &Wkv7<'_>, eps: f32, cu_seqlens: &Arc<[usize]>) -> (Tensor<2>, Tensor<4>) {
+/// The gated result [T, C], the final states [S, H, key, value], and, for the layers above, layer 0's values: those that
+/// came, or this layer's own.
+pub fn wkv7(x: &Wkv7<'_>, eps: f32, cu_seqlens: &Arc<[usize]>) -> (Tensor<2>, Tensor<4>, Tensor<2>) {
     let [heads, head_size] = x.r_k.dims();
     let op =
         Op { heads: Heads { heads, head_size }, eps, cu_seqlens: Arc::clone(cu_seqlens), residual: x.first.is_some() };
@@ -66,11 +67,11 @@ pub fn wkv7(x: &Wkv7<'_>, eps: f32, cu_seqlens: &Arc<[usize]>) -> (Tensor<2>, Te
         None => inputs,
     };
     let mut outputs = inputs.run(op);
-    (outputs.take(), outputs.take())
+    (outputs.take(), outputs.take(), outputs.take())
 }
 
 /// [`wkv7`] in tensor operations, one token after the other.
-pub fn wkv7_composite(x: &Wkv7<'_>, eps: f32, cu_seqlens: &Arc<[usize]>) -> (Tensor<2>, Tensor<4>) {
+pub fn wkv7_composite(x: &Wkv7<'_>, eps: f32, cu_seqlens: &Arc<[usize]>) -> (Tensor<2>, Tensor<4>, Tensor<2>) {
     let [heads, n] = x.r_k.dims();
     let [rows, width] = x.r.dims();
     let per_head = |t: Tensor<2>| t.reshape([rows, heads, n]);
@@ -102,7 +103,8 @@ pub fn wkv7_composite(x: &Wkv7<'_>, eps: f32, cu_seqlens: &Arc<[usize]>) -> (Ten
     let y = Tensor::cat(ys, 0);
     let normed = heads_norm_composite(y, x.ln_weight, x.ln_bias, eps);
     let bonus = (r * k * x.r_k.clone().unsqueeze()).sum_dim(2) * v;
-    ((normed + bonus.reshape([rows, width])) * x.g.clone(), Tensor::cat(states, 0))
+    let v_first = x.first.map_or(x.v, |(v_first, _)| v_first).clone();
+    ((normed + bonus.reshape([rows, width])) * x.g.clone(), Tensor::cat(states, 0), v_first)
 }
 
 /// The norm over each head of y [T, H, N], scaled and shifted by `[C]`: [T, C].
@@ -480,10 +482,15 @@ impl Operation for Op {
             }
         });
         if saving {
-            saved.push(y);
+            let Prepared { decay, k, v, a, b } = p;
+            saved.extend([y, decay, k, v, a, b]);
         }
         let shape = [sequences, heads.heads, heads.head_size, heads.head_size];
         (vec![Array::new(out, &[rows, width]), Array::new(state, &shape)], saved)
+    }
+
+    fn passed(&self) -> &[usize] {
+        if self.residual { &[12] } else { &[3] }
     }
 
     fn backward(
@@ -497,8 +504,10 @@ impl Operation for Op {
         let (width, n) = (heads.width(), heads.head_size);
         let x = Named::new(inputs);
         let (len, rows) = (x.r.len(), x.r.len() / width);
-        let [kept, sa, y] = &saved[..] else { unreachable!("wkv7 saves three buffers") };
-        let p = self.prepare(&x);
+        let Ok([kept, sa, y, decay, k, v, a, b]) = <[Vec<f32>; 8]>::try_from(saved) else {
+            unreachable!("wkv7 saves eight buffers")
+        };
+        let p = Prepared { decay, k, v, a, b };
         let nothing = if outputs[0].is_none() { vec![0.0; len] } else { Vec::new() };
         let g_out = outputs[0].unwrap_or(&nothing);
 
@@ -512,7 +521,7 @@ impl Operation for Op {
             let (mut normed, mut g_normed) = (vec![0.0; width], vec![0.0; width]);
             for (own, row) in rows.enumerate() {
                 let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
-                self.finish_row(level, &x, &p, row, y, &mut normed);
+                self.finish_row(level, &x, &p, row, &y, &mut normed);
                 let [g_out, g, r, k, v] = [g_out, x.g, x.r, &p.k, &p.v].map(|s| &s[from.clone()]);
                 bonus_backward(
                     level,
@@ -548,7 +557,7 @@ impl Operation for Op {
             heads,
             cu,
             &p.inputs(x.r),
-            kernel::backward::Saved { states: kept, sa },
+            kernel::backward::Saved { states: &kept, sa: &sa },
             &gy,
             &mut per_sequence(&mut g_state, cu.len() - 1),
             into,
@@ -571,6 +580,9 @@ impl Operation for Op {
             if let Some((v_first, mix)) = x.first {
                 let x = [x.v, v_first, mix].map(|s| &s[part.clone()]);
                 lean_backward(level, x, gv, g_first, g_mix);
+            }
+            if let Some(g) = outputs[2] {
+                lanes::add(level, if self.residual { g_first } else { gv }, &g[part]);
             }
             let (k_k, k_a) = sums.split_at_mut(width);
             let [mut gk_raw, mut g_kk, mut z] = std::array::from_fn(|_| vec![0.0; width]);

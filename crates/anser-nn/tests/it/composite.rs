@@ -11,8 +11,10 @@ use anser_nn::op::embedding::{embedding, embedding_composite};
 use anser_nn::op::gate::{gate_add, gate_add_composite};
 use anser_nn::op::gelu::{gelu, gelu_composite};
 use anser_nn::op::layer_norm::{layer_norm, layer_norm_composite};
-use anser_nn::op::linear::{affine, affine_composite, linear, linear_add, linear_composite};
-use anser_nn::op::low_rank::{Inner, low_rank, low_rank_composite};
+use anser_nn::op::linear::{
+    affine, affine_composite, linear, linear_add, linear_composite, relu2_linear_add, relu2_linear_add_composite,
+};
+use anser_nn::op::low_rank::{Inner, low_rank, low_rank_composite, low_rank_passing};
 use anser_nn::op::relu2::{relu2, relu2_composite};
 use anser_nn::op::seed::{seed, seed_composite};
 use anser_nn::op::shift::{Toward, shift, shift_composite};
@@ -211,6 +213,26 @@ const OPS: &[Op] = &[
         },
     },
     Op {
+        name: "relu2_linear_add",
+        inputs: |d| vec![rows(d), matrix(11, d.c()), (vec![d.t(), 11], 1.0, 0.0)],
+        run: |x, _, fused| {
+            let op = if fused { relu2_linear_add } else { relu2_linear_add_composite };
+            vec![Any::Two(op(x[0].two(), x[1].two(), x[2].two()))]
+        },
+    },
+    Op {
+        name: "low_rank, then another reader of x",
+        inputs: low_rank_inputs,
+        run: |x, _, fused| {
+            let (a, b, bias) = (x[1].two(), x[2].two(), Some(x[3].one()));
+            let (y, passed) = match fused {
+                true => low_rank_passing(x[0].two(), a, b, bias, Inner::Tanh),
+                false => (low_rank_composite(x[0].two(), a, b, bias, Inner::Tanh), x[0].two().clone()),
+            };
+            vec![Any::Two(y), Any::Two(passed)]
+        },
+    },
+    Op {
         name: "affine",
         inputs: |d| vec![rows(d), matrix(11, d.c()), (vec![11], 0.5, 0.0)],
         run: |x, _, fused| {
@@ -308,8 +330,8 @@ fn shift_inputs(d: &Dims) -> Vec<Input> {
 fn run_shift(x: &[Any], d: &Dims, fused: bool, toward: Toward) -> Vec<Any> {
     let op = if fused { shift } else { shift_composite };
     let mixes: Vec<&Tensor<1>> = x[4..].iter().map(Any::one).collect();
-    let (mixed, last) = op(x[0].two(), x[1].one(), x[2].one(), EPS, x[3].two(), &d.cu, toward, &mixes);
-    mixed.into_iter().chain([last]).map(Any::Two).collect()
+    let (mixed, last, passed) = op(x[0].two(), x[1].one(), x[2].one(), EPS, x[3].two(), &d.cu, toward, &mixes);
+    mixed.into_iter().chain([last, passed]).map(Any::Two).collect()
 }
 
 fn low_rank_inputs(d: &Dims) -> Vec<Input> {
@@ -347,8 +369,8 @@ fn run_wkv7(x: &[Any], d: &Dims, fused: bool) -> Vec<Any> {
         first: x.get(12).map(|first| (first.two(), x[13].two())),
     };
     let op = if fused { wkv7 } else { wkv7_composite };
-    let (y, state) = op(&inputs, 64e-5, &d.cu);
-    vec![Any::Two(y), Any::Four(state)]
+    let (y, state, v_first) = op(&inputs, 64e-5, &d.cu);
+    vec![Any::Two(y), Any::Four(state), Any::Two(v_first)]
 }
 
 /// x, weight, bias, state, mix of the low-rank part, five mixes, the two factors.
