@@ -138,8 +138,8 @@ impl Contender {
         Method { look_back: self.look_back, batch: self.batch, every_patch: false, shards: 1, seed, eval_windows: 4096 }
     }
 
-    fn place(&self, out: &Path, file: &str, seed: u64) -> PathBuf {
-        out.join("models").join(format!("{file}-{}-{seed}.safetensors", self.name))
+    fn place(&self, out: &Path, file: &str, horizon: usize, seed: u64) -> PathBuf {
+        out.join("models").join(format!("{file}-{}-{horizon}-{seed}.safetensors", self.name))
     }
 }
 

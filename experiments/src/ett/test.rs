@@ -99,15 +99,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
         }
         for r in trained.all.iter().filter(|r| r.file == file) {
             let Some(contender) = CONTENDERS.iter().find(|c| c.name == r.contender) else { continue };
-            let place = contender.place(&args.out, file, r.seed);
-            if !done(&scores, file, &r.contender, r.seed, HORIZONS[0]) {
-                let forecaster = Forecaster::open(&place)?;
-                let look_back = contender.look_back;
-                score(&mut scores, &task, file, &r.contender, r.seed, look_back, &HORIZONS, &forecaster.model)?;
-            }
-            let streamed = format!("{}-streamed", RIMER.name);
-            if contender.name == RIMER.name && r.seed == 0 && !done(&scores, file, &streamed, 0, HORIZONS[0]) {
-                stream(&mut scores, &task, file, &streamed, &Forecaster::open(&place)?)?;
+            for horizon in HORIZONS {
+                let open = || Forecaster::open(&contender.place(&args.out, file, horizon, r.seed));
+                if !done(&scores, file, &r.contender, r.seed, horizon) {
+                    let (model, look_back) = (open()?.model, contender.look_back);
+                    score(&mut scores, &task, file, &r.contender, r.seed, look_back, &[horizon], &model)?;
+                }
+                let streamed = format!("{}-streamed", RIMER.name);
+                if contender.name == RIMER.name && r.seed == 0 && !done(&scores, file, &streamed, 0, horizon) {
+                    stream(&mut scores, &task, file, &streamed, horizon, &open()?)?;
+                }
             }
         }
     }
@@ -178,28 +179,32 @@ fn push(
 }
 
 /// The same windows with states carried from row to row.
-fn stream(scores: &mut Records<Score>, task: &Task, file: &str, name: &str, forecaster: &Forecaster) -> Result<()> {
+fn stream(
+    scores: &mut Records<Score>,
+    task: &Task,
+    file: &str,
+    name: &str,
+    horizon: usize,
+    forecaster: &Forecaster,
+) -> Result<()> {
     let (data, test) = (&task.data, &task.split.test);
-    let mut errors: BTreeMap<usize, Errors> = HORIZONS.map(|horizon| (horizon, Errors::new(1))).into();
+    let mut errors = Errors::new(1);
     let mut stream = forecaster.stream(data.width())?;
     // A long run-up: states that are as old as they get.
-    for t in test.start - 4 * forecaster.look_back..test.end - HORIZONS[0] {
+    for t in test.start - 4 * forecaster.look_back..test.end - horizon {
         let row: Vec<f32> = data.columns.iter().map(|column| column[t]).collect();
         stream.push(&row);
         let origin = t + 1;
         if origin < test.start {
             continue;
         }
-        let Some(longest) = HORIZONS.into_iter().rev().find(|horizon| origin + horizon <= test.end) else { continue };
-        let said = stream.forecast(longest).context("a stream that has seen enough")?;
+        let said = stream.forecast(horizon).context("a stream that has seen enough")?;
         for m in 0..data.width() {
             let column: Vec<f32> = said.iter().skip(m).step_by(data.width()).copied().collect();
-            for (&horizon, errors) in errors.range_mut(..=longest) {
-                add(errors, data, m, origin, &column[..horizon]);
-            }
+            add(&mut errors, data, m, origin, &column);
         }
     }
-    push(scores, file, name, 0, errors)
+    push(scores, file, name, 0, [(horizon, errors)].into())
 }
 
 /// Runs [`measure`] in a process of its own, whose peak memory is that of the forecast.

@@ -8,7 +8,7 @@ use anser_nn::model::series::SeriesModel;
 use anser_series::split::origins;
 use anser_train::series::Forecaster;
 use anser_train::series::backtest::{Windows, backtest};
-use anser_train::series::fit::{Plan, closed_form, fit};
+use anser_train::series::fit::{Plan, closed_form, fit_each};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
@@ -71,14 +71,16 @@ pub(super) fn run(args: &Args) -> Result<()> {
                     continue;
                 }
                 let task = Task::open(&args.data, file)?;
-                let (record, model) = train(&contender, &task, file, seed)?;
-                let forecaster = Forecaster {
-                    model,
-                    look_back: contender.look_back,
-                    columns: task.series.columns.clone(),
-                    step: Some("1 hour".into()),
-                };
-                forecaster.save(&contender.place(&out, file, seed))?;
+                let (record, models) = train(&contender, &task, file, seed)?;
+                for (horizon, model) in HORIZONS.into_iter().zip(models) {
+                    let forecaster = Forecaster {
+                        model,
+                        look_back: contender.look_back,
+                        columns: task.series.columns.clone(),
+                        step: Some("1 hour".into()),
+                    };
+                    forecaster.save(&contender.place(&out, file, horizon, seed))?;
+                }
                 eprintln!(
                     "{file} {} seed {seed}: validation {} (linear {}), {} parameters, {:.0} s",
                     record.contender,
@@ -101,11 +103,12 @@ fn shown(values: &[f64]) -> String {
     values.iter().map(|value| format!("{value:.4}")).collect::<Vec<_>>().join(" ")
 }
 
-fn train(contender: &Contender, task: &Task, file: &str, seed: u64) -> Result<(Record, SeriesModel)> {
+fn train(contender: &Contender, task: &Task, file: &str, seed: u64) -> Result<(Record, [SeriesModel; 4])> {
     let began = Instant::now();
     let plan = Plan {
         shape: contender.shape(),
         method: contender.method(seed),
+        horizon: OUTPUT,
         steps: contender.steps,
         lr: contender.lr,
         weight_decay: 0.05,
@@ -117,27 +120,28 @@ fn train(contender: &Contender, task: &Task, file: &str, seed: u64) -> Result<(R
         false => None,
     };
     let stop = AtomicBool::new(false);
-    let fitted = fit(&task.data, &task.split, &plan, linear.as_ref(), &stop, &mut |_| Ok(()))?;
+    let fitted = fit_each(&task.data, &task.split, &plan, HORIZONS, linear.as_ref(), &stop, &mut |_| Ok(()))?;
     let seconds = began.elapsed().as_secs_f64();
     let begun = anser_train::series::initial::initial(&plan.shape.sizes()?, linear.as_ref(), seed)?.without_graph();
+    let models = fitted.each_ref().map(|fitted| &fitted.model);
     let record = Record {
         file: file.into(),
         contender: contender.name.into(),
         seed,
-        parameters: fitted.model.parameters(),
-        steps: fitted.steps,
+        parameters: models[0].parameters(),
+        steps: fitted[0].steps,
         seconds,
-        validation: validation(&fitted.model, contender.look_back, task),
-        linear: if contender.linear { validation(&begun, contender.look_back, task) } else { Vec::new() },
+        validation: validation(models, contender.look_back, task),
+        linear: if contender.linear { validation([&begun; 4], contender.look_back, task) } else { Vec::new() },
     };
-    Ok((record, fitted.model))
+    Ok((record, fitted.map(|fitted| fitted.model)))
 }
 
-/// The error on the rows to choose by, by horizon.
-fn validation(model: &SeriesModel, look_back: usize, task: &Task) -> Vec<f64> {
-    let one = |horizon| {
+/// The error on the rows to choose by, by horizon, of a model each.
+fn validation(models: [&SeriesModel; 4], look_back: usize, task: &Task) -> Vec<f64> {
+    let one = |(horizon, model): (usize, &SeriesModel)| {
         let origins = origins(&task.split.validation, look_back, horizon);
         backtest(model, &task.data, &Windows { origins, stride: 8, look_back, horizon }).mse
     };
-    HORIZONS.map(one).to_vec()
+    HORIZONS.into_iter().zip(models).map(one).collect()
 }
