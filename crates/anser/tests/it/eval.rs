@@ -24,8 +24,8 @@ fn scores_are_the_reference_runtimes() {
         let file = golden(want["file"].as_str().unwrap());
         let mut reports = Vec::new();
         for batch in ["1", "5"] {
-            let args: [&dyn AsRef<std::ffi::OsStr>; 8] =
-                [&"eval", &v7(), &"--task", &task, &file, &"--json", &"--batch", &batch];
+            let args: [&dyn AsRef<std::ffi::OsStr>; 10] =
+                [&"eval", &v7(), &"--task", &task, &file, &"--json", &"--batch", &batch, &"--activations", &"32"];
             let got = sandbox.run(&args).json();
             assert_eq!(got["rows"], want["rows"], "{case}");
             let fields = [

@@ -15,12 +15,15 @@ fn logits_are_the_reference_runtimes() {
         let case = Golden::open(&format!("lm/{name}"));
         let (tokens, path) = (joined(&case.tokens("in.tokens")), model(name));
         let want = case.f32("out.logits_seq");
-        let out = sandbox.run(&[&"logits", &path, &"--tokens", &tokens, &"--all", &"--json"]).json();
+        // The weights are bf16, and so is what they are multiplied with unless somebody asks for more.
+        let args: [&dyn AsRef<std::ffi::OsStr>; 8] =
+            [&"logits", &path, &"--tokens", &tokens, &"--json", &"--activations", &"32", &"--all"];
+        let out = sandbox.run(&args).json();
         let rows = out["logits"].as_array().unwrap();
         let got: Vec<f32> = rows.iter().flat_map(floats).collect();
         assert_close(name, &got, want, 3e-5);
 
-        let last = sandbox.run(&[&"logits", &path, &"--tokens", &tokens, &"--json"]).json();
+        let last = sandbox.run(&args[..7]).json();
         assert_eq!(floats(&last["logits"]), floats(&rows[rows.len() - 1]), "{name}: the last position alone");
     }
 }
@@ -63,8 +66,11 @@ fn every_format_gives_the_logits_of_the_same_weights() {
         ("gguf/rwkv6_bf16.gguf", "train_v6"),
         ("gguf/rwkv7_f32.gguf", "train_v7"),
     ] {
+        // f32 and bf16 of the same values: with inputs of 32 bits the same products.
         let logits = |path: &std::path::Path| {
-            floats(&sandbox.run(&[&"logits", &path, &"--tokens", &"5,9,31,2", &"--json"]).json()["logits"])
+            let args: [&dyn AsRef<std::ffi::OsStr>; 7] =
+                [&"logits", &path, &"--tokens", &"5,9,31,2", &"--json", &"--activations", &"32"];
+            floats(&sandbox.run(&args).json()["logits"])
         };
         let ours = logits(&anser_testkit::golden_dir().join(file));
         assert_eq!(ours.len(), 64, "{file}");
@@ -85,8 +91,9 @@ fn perplexity_is_the_reference_runtimes() {
     let want: serde_json::Value = serde_json::from_slice(&std::fs::read(golden("eval_tiny.json")).unwrap()).unwrap();
     let file = golden("eval_text.txt");
     for (bos, want) in [(false, &want["perplexity"]), (true, &want["perplexity"]["bos"])] {
-        let command: [&dyn AsRef<std::ffi::OsStr>; 6] = [&"perplexity", &v7(), &"--file", &file, &"--json", &"--bos"];
-        let got = sandbox.run(&command[..if bos { 6 } else { 5 }]).json();
+        let command: [&dyn AsRef<std::ffi::OsStr>; 8] =
+            [&"perplexity", &v7(), &"--file", &file, &"--json", &"--activations", &"32", &"--bos"];
+        let got = sandbox.run(&command[..if bos { 8 } else { 7 }]).json();
         assert_eq!(got["tokens"], want["tokens"]);
         for field in ["nats_per_token", "perplexity", "bits_per_byte"] {
             let (got, want) = (got[field].as_f64().unwrap(), want[field].as_f64().unwrap());
