@@ -7,6 +7,10 @@
 //! the result: it copies their block of the left operand into its second-level cache, and passes all of them over a
 //! block of a panel, which stays in the first-level cache.
 //!
+//! A transposed left operand means a weight's gradient, a sum over tokens: the right operand is as large as an
+//! activation, and few rows pass over it. Writing it packed and reading it once a chunk of rows would cost more than
+//! packing each block again where it is used; so chunks are high then, and panels are packed as they come.
+//!
 //! Products that do not wait for each other are computed together ([`matmuls`]): threads then wait for the last of them
 //! once. What surrounds a product in a model is done to its operands as they are copied, or to its result while it is in
 //! the cache, rather than in passes of its own over memory.
@@ -28,11 +32,17 @@ use crate::simd::{Level, dispatch, level};
 /// threads finish together; but while the tiles of a chunk pass over one block of panels, they fetch the next one.
 const CHUNK: usize = 48;
 
+/// The same of a left operand that is transposed: higher, since every chunk packs the panels it meets.
+const HIGH_CHUNK: usize = 132;
+
 /// A multiple of the height of every tile.
 const TALLEST: usize = 12;
 
 /// The height of the lowest tile.
 const SHORTEST: usize = 4;
+
+/// Lines of the rows of a chunk, tile after tile.
+const ROOM: usize = HIGH_CHUNK * BLOCK / PANEL + HIGH_CHUNK / SHORTEST;
 
 /// The smallest part of a product worth handing to a thread, in multiply-adds of a panel's width.
 const GRAIN: usize = 16 * 1024;
@@ -42,6 +52,9 @@ const ABREAST: usize = 4;
 
 /// Panels of a unit of work: as many as the widest tile has.
 const GROUP: usize = 2;
+
+/// The most groups of a unit whose left operand is transposed.
+const MOST_GROUPS: usize = 4;
 
 /// A row-major matrix, or the transpose of one.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +105,7 @@ struct Line(#[expect(dead_code, reason = "used through a pointer")] [f32; PANEL]
 thread_local! {
     /// The packed right operand of the product that this thread called for.
     static PACKED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-    /// A block of [`CHUNK`] rows of the left operand, tile after tile.
+    /// A block of a chunk of rows of the left operand, tile after tile, and of panels packed where they are used.
     static ROWS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -165,11 +178,31 @@ struct Task<'a> {
     w: Packed,
     /// The result, which threads write at disjoint places.
     out: SharedMut<'a, f32>,
-    /// Rows of a chunk.
+    /// Rows of a chunk, and panels of a unit.
     chunk: usize,
-    /// Its share of the units of packing, and of those of multiplication.
-    packing: Range<usize>,
-    multiplying: Range<usize>,
+    group: usize,
+    /// Its share of the units of the first region, and of the second.
+    shares: [Range<usize>; 2],
+}
+
+impl Task<'_> {
+    /// Whether panels are packed where they are used.
+    fn in_passing(&self) -> bool {
+        self.product.a.transposed
+    }
+
+    /// Units in the two regions: of packing and of multiplication, or of both together.
+    fn units(&self) -> [usize; 2] {
+        let (a, panels) = (&self.product.a, self.w.panels);
+        let units = a.rows.div_ceil(self.chunk) * panels.div_ceil(self.group);
+        if self.in_passing() { [units, 0] } else { [panels.div_ceil(ABREAST) * a.cols.div_ceil(BLOCK), units] }
+    }
+
+    /// The smallest number of those units worth handing to a thread.
+    fn grain(&self) -> usize {
+        let a = &self.product.a;
+        GRAIN.div_ceil((a.rows.min(self.chunk) * a.cols * self.group).max(1))
+    }
 }
 
 /// `out = a b`, or `out += a b` if `add`: a [M, K], b [K, N], `out` [M, N], row-major.
@@ -181,54 +214,73 @@ pub fn matmul(pool: &Pool, a: Mat<'_>, b: Mat<'_>, out: &mut [f32], add: bool) {
     matmuls(pool, &mut [(Product::new(a, b).plus(plus), out)]);
 }
 
-/// Computes products, each into its place [M, N], row-major. Those of long sums come last: the pool hands out many units
-/// at a time at first and single ones in the end.
+/// Computes products, each into its place [M, N], row-major.
 ///
 /// # Panics
 /// If the shapes of one do not fit each other.
 pub fn matmuls(pool: &Pool, products: &mut [(Product<'_>, &mut [f32])]) {
     let level = level();
     PACKED.with_borrow_mut(|packed| {
-        let lines = |x: &Product<'_>| x.b.cols.div_ceil(PANEL) * x.a.cols;
+        let lines = |x: &Product<'_>| if x.a.transposed { 0 } else { x.b.cols.div_ceil(PANEL) * x.a.cols };
         let needed = products.iter().map(|(x, _)| lines(x)).sum();
         packed.clear();
         packed.reserve(needed);
         let packed = SharedMut::new(packed.spare_capacity_mut());
         // SAFETY: so many lines are there, and only written until all of them are.
         let mut start: *mut f32 = unsafe { packed.range(0..needed) }.as_mut_ptr().cast();
-        let (mut packing, mut multiplying, mut grain) = (0, 0, 1);
         let mut tasks: SmallVec<[Task<'_>; 4]> = SmallVec::new();
         for (product, out) in products {
             product.check(out);
-            let (m, n, k) = (product.a.rows, product.b.cols, product.a.cols);
+            let (m, n) = (product.a.rows, product.b.cols);
             if m == 0 || n == 0 {
                 continue;
             }
             let w = Packed { start, panels: n.div_ceil(PANEL), outputs: n };
             start = start.wrapping_add(lines(product) * PANEL);
             // Chunks of about the same height, of whole tiles.
-            let chunk = m.div_ceil(m.div_ceil(CHUNK)).next_multiple_of(TALLEST);
-            grain = grain.max(GRAIN.div_ceil((m.min(chunk) * k * GROUP).max(1)));
-            let units = (w.panels.div_ceil(ABREAST) * k.div_ceil(BLOCK), m.div_ceil(chunk) * w.panels.div_ceil(GROUP));
-            let (packing_end, multiplying_end) = (packing + units.0, multiplying + units.1);
-            let (packing_own, multiplying_own) = (packing..packing_end, multiplying..multiplying_end);
-            (packing, multiplying) = (packing_end, multiplying_end);
-            let out = SharedMut::new(out);
-            tasks.push(Task { product: *product, w, out, chunk, packing: packing_own, multiplying: multiplying_own });
+            let most = if product.a.transposed { HIGH_CHUNK } else { CHUNK };
+            let chunk = m.div_ceil(m.div_ceil(most)).next_multiple_of(TALLEST);
+            let group = if product.a.transposed {
+                // Every unit copies the rows of its chunk: few large ones, but enough for all threads.
+                let share = m.div_ceil(chunk) * w.panels / (2 * pool.threads());
+                (share - share % GROUP).clamp(GROUP, MOST_GROUPS * GROUP)
+            } else {
+                GROUP
+            };
+            tasks.push(Task { product: *product, w, out: SharedMut::new(out), chunk, group, shares: [0..0, 0..0] });
+        }
+        // The pool hands out many units at a time at first and single ones in the end: the large ones come first.
+        tasks.sort_by_key(|task| !task.in_passing());
+        let (mut ends, mut grains) = ([0, 0], [1, 1]);
+        for task in &mut tasks {
+            for (region, units) in task.units().into_iter().enumerate() {
+                task.shares[region] = ends[region]..ends[region] + units;
+                ends[region] += units;
+            }
+            let multiplying = usize::from(!task.in_passing());
+            grains[multiplying] = grains[multiplying].max(task.grain());
         }
         let tasks = &tasks[..];
-        pool.run(packing, 1, |units| {
+        let multiply = |task: &Task<'_>, units: Range<usize>| {
+            ROWS.with_borrow_mut(|rows| {
+                rows.resize(ROOM + GROUP * BLOCK, Line([0.0; PANEL]));
+                multiply(level, task, rows, units);
+            });
+        };
+        pool.run(ends[0], grains[0], |units| {
             for task in tasks {
-                pack(level, &task.product.b, &task.w, own(&units, &task.packing));
+                let units = own(&units, &task.shares[0]);
+                if task.in_passing() {
+                    multiply(task, units);
+                } else {
+                    pack(level, &task.product.b, &task.w, units);
+                }
             }
         });
-        pool.run(multiplying, grain, |units| {
-            ROWS.with_borrow_mut(|rows| {
-                rows.resize(CHUNK * BLOCK / PANEL + CHUNK / SHORTEST, Line([0.0; PANEL]));
-                for task in tasks {
-                    multiply(level, task, rows, own(&units, &task.multiplying));
-                }
-            });
+        pool.run(ends[1], grains[1], |units| {
+            for task in tasks.iter().filter(|task| !task.in_passing()) {
+                multiply(task, own(&units, &task.shares[1]));
+            }
         });
     });
 }
@@ -261,7 +313,7 @@ dispatch! {
     /// Packs units of b: a unit is [`ABREAST`] panels of a block, block after block. Only `matmuls` calls this: the
     /// units are this thread's.
     fn pack(b: &Mat<'_>, w: &Packed, units: Range<usize>) = pack_body;
-    /// Computes units of the product: unit i is group `i % groups` of [`GROUP`] panels of chunk `i / groups`. Only
+    /// Computes units of the product: unit i is group `i % groups` of panels of chunk `i / groups`. Only
     /// `matmuls` calls this: the units are this thread's, and w is packed.
     fn multiply(task: &Task<'_>, rows: &mut [Line], units: Range<usize>) = multiply_body;
 }
@@ -272,25 +324,28 @@ fn pack_body<I: Lanes>(b: &Mat<'_>, w: &Packed, units: Range<usize>) {
     for unit in units {
         let (start, first) = (unit / groups * BLOCK, unit % groups * ABREAST);
         let (length, count) = (BLOCK.min(b.rows - start), ABREAST.min(w.panels - first));
-        let (from, stride) = b.at(start, first * PANEL);
         // SAFETY: rows and columns of the blocks are within b, and the blocks are this thread's to write.
-        unsafe {
-            if !b.transposed && (first + count) * PANEL <= b.cols {
-                let to = w.block(start, first, length);
-                for k in 0..length {
-                    fetch::<I>(from.wrapping_add((k + ROWS_AHEAD) * stride), count * PANEL);
-                    for p in 0..count {
-                        let row = I::load_f32(from.add(k * stride + p * PANEL).cast());
-                        I::store(row, to.add((p * length + k) * PANEL));
-                    }
+        unsafe { pack_panels::<I>(b, start, length, first, count, w.block(start, first, length)) };
+    }
+}
+
+/// Packs the block of so many panels that begins at row `start`, panel after panel.
+#[inline(always)]
+unsafe fn pack_panels<I: Lanes>(b: &Mat<'_>, start: usize, length: usize, first: usize, count: usize, to: *mut f32) {
+    let (from, stride) = b.at(start, first * PANEL);
+    // SAFETY: by the contract of the callers: what is read is within b, and there is room at `to`.
+    unsafe {
+        if !b.transposed && (first + count) * PANEL <= b.cols {
+            for k in 0..length {
+                fetch::<I>(from.wrapping_add((k + ROWS_AHEAD) * stride), count * PANEL);
+                for p in 0..count {
+                    let row = I::load_f32(from.add(k * stride + p * PANEL).cast());
+                    I::store(row, to.add((p * length + k) * PANEL));
                 }
-                if b.relu2 {
-                    relu2(to, count * length * PANEL);
-                }
-                continue;
             }
+        } else {
             for panel in first..first + count {
-                let (width, to) = (PANEL.min(b.cols - panel * PANEL), w.block(start, panel, length));
+                let (width, to) = (PANEL.min(b.cols - panel * PANEL), to.add((panel - first) * length * PANEL));
                 let (from, stride) = b.at(start, panel * PANEL);
                 if width < PANEL {
                     to.write_bytes(0, length * PANEL);
@@ -302,10 +357,10 @@ fn pack_body<I: Lanes>(b: &Mat<'_>, w: &Packed, units: Range<usize>) {
                         std::ptr::copy_nonoverlapping(from.add(k * stride), to.add(k * PANEL), width);
                     }
                 }
-                if b.relu2 {
-                    relu2(to, length * PANEL);
-                }
             }
+        }
+        if b.relu2 {
+            relu2(to, count * length * PANEL);
         }
     }
 }
@@ -365,12 +420,13 @@ fn multiply_body<I: Lanes>(task: &Task<'_>, rows: &mut [Line], units: Range<usiz
 #[inline(always)]
 unsafe fn chunks<I: Lanes, const R: usize, const P: usize>(task: &Task<'_>, rows: *mut f32, units: Range<usize>) {
     let (a, panels) = (&task.product.a, task.w.panels);
-    let groups = panels.div_ceil(GROUP);
+    let group = task.group;
+    let groups = panels.div_ceil(group);
     let mut unit = units.start;
     while unit < units.end {
         let chunk = unit / groups;
         let end = units.end.min((chunk + 1) * groups);
-        let panels = (unit - chunk * groups) * GROUP..((end - chunk * groups) * GROUP).min(panels);
+        let panels = (unit - chunk * groups) * group..((end - chunk * groups) * group).min(panels);
         let span = chunk * task.chunk..((chunk + 1) * task.chunk).min(a.rows);
         // SAFETY: by the contract of `multiply`.
         unsafe {
@@ -392,21 +448,23 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
     span: Range<usize>,
     panels: Range<usize>,
 ) {
-    let (Product { a, plus, slope, .. }, w) = (&task.product, &task.w);
+    let (Product { a, b, plus, slope }, w) = (&task.product, &task.w);
     let n = w.outputs;
+    // Where panels are packed that are not.
+    let fresh = rows.wrapping_add(ROOM * PANEL);
     // SAFETY: the elements of these rows and panels are this thread's.
     let y = unsafe { task.out.start() };
     // A product without terms is one block of none.
     for start in (0..a.cols.max(1)).step_by(BLOCK) {
         let length = BLOCK.min(a.cols - start);
-        // SAFETY: rows and columns are within a, w and the result, whose part is this thread's; `rows` has room for
-        // CHUNK rows of a block.
+        // SAFETY: rows and columns are within a, b, w and the result, whose part is this thread's; `rows` has room for
+        // a chunk's rows of a block, and for a block of panels behind them.
         unsafe {
             // Rows that are one block long lie as a copy would: only those that fill no tile are copied.
             let in_place = !T && a.cols == BLOCK && !a.relu2;
             let whole = if in_place { span.len() - span.len() % R } else { 0 };
             copy_rows::<I, R, T>(a, span.start + whole..span.end, start, length, rows);
-            let (from, from_stride): (*const f32, usize) = match plus {
+            let (from, from_stride): (*const f32, usize) = match *plus {
                 _ if start > 0 => (y, n),
                 Plus::Nothing => (std::ptr::null(), 0),
                 Plus::Out => (y, n),
@@ -414,33 +472,42 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
                 Plus::Row(row) => (row.as_ptr(), 0),
             };
             // What is copied next: another block of these rows, or the first one of the next chunk's.
-            let (ahead, ahead_start) = if start + BLOCK < a.cols {
-                (span.clone(), start + BLOCK)
-            } else {
-                (span.end..span.end + span.len(), 0)
-            };
-            let (ahead, ahead_stride) = a.at(ahead.start, ahead_start);
+            let following = start + BLOCK;
+            let (next_rows, next_start) =
+                if following < a.cols { (span.clone(), following) } else { (span.end..span.end + span.len(), 0) };
+            let (next_rows, next_stride) = a.at(next_rows.start, next_start);
             let (lines, line) = if T { (length, span.len()) } else { (span.len(), length) };
+            let (mut fetched, share) = (0, lines.div_ceil(panels.len().div_ceil(P) * span.len().div_ceil(R)));
             for panel in panels.clone().step_by(P) {
-                let done = panel - panels.start;
-                for row in lines * done / panels.len()..lines * (done + P).min(panels.len()) / panels.len() {
-                    fetch_late::<I>(ahead.wrapping_add(row * ahead_stride), line);
-                }
+                let count = P.min(panels.end - panel);
+                let first = if T {
+                    pack_panels::<I>(b, start, length, panel, count, fresh);
+                    fresh
+                } else {
+                    w.block(start, panel, length)
+                };
                 // An odd last panel is computed twice rather than by a tile of its own.
-                let mut of = [w.block(start, panel, length).cast_const(); P];
-                for p in 1..P {
-                    of[p] = w.block(start, (panel + p).min(panels.end - 1), length);
+                let mut of = [first.cast_const(); P];
+                for p in 1..count {
+                    of[p] = first.wrapping_add(p * length * PANEL);
                 }
-                let columns = (n.min(panels.end * PANEL) - panel * PANEL).min(P * PANEL);
-                // The block that comes next is fetched while this one is computed, by the first tiles.
-                let mut next: *const u8 = w.block(start, panel + P, length).cast();
-                let end = next.wrapping_add(P * length * PANEL * size_of::<f32>());
+                // The panels that come next are fetched while these are computed, by the first tiles.
+                let (mut next, next_step) = if !T {
+                    (w.block(start, panel + P, length).cast_const(), P * PANEL)
+                } else if panel + P < panels.end {
+                    b.at(start, (panel + P) * PANEL)
+                } else {
+                    b.at(following, panels.start * PANEL)
+                };
+                let end = next.wrapping_add(if T { length } else { length / UNROLLED } * next_step);
                 for row in span.clone().step_by(R) {
-                    tile::<I, R, P, T>(&Tile {
-                        x: match row - span.start {
-                            row if row < whole => a.at(span.start + row, start).0,
-                            row => rows.add((row - whole) / R * apart::<R>()),
-                        },
+                    let done = row - span.start;
+                    for row in fetched..lines.min(fetched + share) {
+                        fetch_late::<I>(next_rows.wrapping_add(row * next_stride), line);
+                    }
+                    fetched += share;
+                    let tile = Tile {
+                        x: if done < whole { a.at(row, start).0 } else { rows.add((done - whole) / R * apart::<R>()) },
                         w: of,
                         length,
                         y: y.add(row * n + panel * PANEL),
@@ -448,11 +515,17 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
                         from: if from.is_null() { from } else { from.add(row * from_stride + panel * PANEL) },
                         from_stride,
                         height: R.min(span.end - row),
-                        width: columns,
+                        width: (n.min(panels.end * PANEL) - panel * PANEL).min(P * PANEL),
                         next,
-                    });
+                        next_step,
+                    };
                     if next < end {
-                        next = next.wrapping_add(length / UNROLLED * P * size_of::<Line>());
+                        next = next.wrapping_add(length / UNROLLED * next_step);
+                    }
+                    if tile.height <= SHORTEST {
+                        multiply_tile::<I, R, SHORTEST, P, T>(&tile);
+                    } else {
+                        multiply_tile::<I, R, R, P, T>(&tile);
                     }
                 }
             }
@@ -559,41 +632,47 @@ struct Tile<const P: usize> {
     /// Rows and columns of y that exist.
     height: usize,
     width: usize,
-    /// What to fetch for later.
-    next: *const u8,
+    /// What to fetch for later, and the elements from one turn's to the next one's.
+    next: *const f32,
+    next_step: usize,
 }
 
-/// `R` rows of x times a block of `P` panels: one chain of multiply-adds for each element.
+/// Up to `H` of the `R` rows of a tile times a block of `P` panels: one chain of multiply-adds for each element.
 #[inline(always)]
-unsafe fn tile<I: Lanes, const R: usize, const P: usize, const T: bool>(t: &Tile<P>) {
+unsafe fn multiply_tile<I: Lanes, const R: usize, const H: usize, const P: usize, const T: bool>(t: &Tile<P>) {
     // SAFETY: by the contract of `blocks`; the room for rows holds whole tiles, so rows that do not exist are computed
     // from what lies there and not stored.
     unsafe {
         let add = !t.from.is_null();
-        for r in 0..R {
-            I::prefetch(t.y.wrapping_add(r * t.outputs).cast());
-            if add {
-                I::prefetch(t.from.wrapping_add(r * t.from_stride).cast());
-            }
-        }
-        let mut sum = [[I::zero(); P]; R];
+        let mut sum = [[I::zero(); P]; H];
         let (mut k, mut next) = (0, t.next);
+        let (mut y, mut from) = (t.y.cast_const(), t.from);
         while k + UNROLLED <= t.length {
-            for _ in 0..P {
-                I::prefetch_late(next);
-                next = next.wrapping_add(size_of::<Line>());
+            for p in 0..P {
+                I::prefetch_late(next.wrapping_add(p * PANEL).cast());
             }
+            // A row of the result a turn: all at once would take every line that the cache can wait for.
+            if k < H * UNROLLED {
+                for p in 0..P {
+                    I::prefetch(y.wrapping_add(p * PANEL).cast());
+                    if add {
+                        I::prefetch(from.wrapping_add(p * PANEL).cast());
+                    }
+                }
+                (y, from) = (y.wrapping_add(t.outputs), from.wrapping_add(t.from_stride));
+            }
+            next = next.wrapping_add(if T { t.next_step } else { P * PANEL });
             for i in 0..UNROLLED {
-                column::<I, R, P, T>(t, k + i, &mut sum);
+                column::<I, R, H, P, T>(t, k + i, &mut sum);
             }
             k += UNROLLED;
         }
         while k < t.length {
-            column::<I, R, P, T>(t, k, &mut sum);
+            column::<I, R, H, P, T>(t, k, &mut sum);
             k += 1;
         }
-        if t.height == R && t.width == P * PANEL {
-            for r in 0..R {
+        if t.height == H && t.width == P * PANEL {
+            for r in 0..H {
                 for p in 0..P {
                     let from = t.from.wrapping_add(r * t.from_stride + p * PANEL);
                     let total = if add { I::add(I::load_f32(from.cast()), sum[r][p]) } else { sum[r][p] };
@@ -603,9 +682,9 @@ unsafe fn tile<I: Lanes, const R: usize, const P: usize, const T: bool>(t: &Tile
             return;
         }
         // A copy, so that only it has an address: the sums themselves stay in registers.
-        let mut spilled = MaybeUninit::<[[I::Row; P]; R]>::uninit();
+        let mut spilled = MaybeUninit::<[[I::Row; P]; H]>::uninit();
         let spilled: *mut I::Row = spilled.as_mut_ptr().cast();
-        for r in 0..R {
+        for r in 0..H {
             for p in 0..P {
                 spilled.add(r * P + p).write(sum[r][p]);
             }
@@ -621,15 +700,15 @@ unsafe fn tile<I: Lanes, const R: usize, const P: usize, const T: bool>(t: &Tile
     }
 }
 
-/// Columns of a turn of the loop, for each of which it fetches a cache line a panel.
+/// Columns of a turn of the loop.
 const UNROLLED: usize = 4;
 
 /// Column `k` of a tile.
 #[inline(always)]
-unsafe fn column<I: Lanes, const R: usize, const P: usize, const T: bool>(
+unsafe fn column<I: Lanes, const R: usize, const H: usize, const P: usize, const T: bool>(
     t: &Tile<P>,
     k: usize,
-    sum: &mut [[I::Row; P]; R],
+    sum: &mut [[I::Row; P]; H],
 ) {
     // SAFETY: by the contract of `blocks`.
     unsafe {
@@ -637,7 +716,7 @@ unsafe fn column<I: Lanes, const R: usize, const P: usize, const T: bool>(
         for p in 0..P {
             weights[p] = I::load_f32(t.w[p].add(k * PANEL).cast());
         }
-        for r in 0..R {
+        for r in 0..H {
             let value = I::splat(*t.x.add(if T { k * R + r } else { r * BLOCK + k }));
             for p in 0..P {
                 sum[r][p] = I::multiply_add(weights[p], value, sum[r][p]);

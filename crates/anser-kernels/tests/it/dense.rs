@@ -75,9 +75,10 @@ proptest! {
 
 #[test]
 fn shapes_of_training() {
-    for (i, shape) in [[600, 64, 96], [130, 40, 256], [64, 64, 600], [32, 80, 520], [260, 33, 257], [510, 16, 513]]
-        .into_iter()
-        .enumerate()
+    for (i, shape) in
+        [[600, 64, 96], [130, 40, 256], [64, 64, 600], [32, 80, 520], [260, 33, 257], [510, 16, 513], [270, 200, 300]]
+            .into_iter()
+            .enumerate()
     {
         check(shape, i as u64);
     }
