@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 use super::memory::{Owner, Weights};
-use super::quant::layout::{Layout, Row};
+use super::quant::layout::{Layout, Row, Steps};
 use super::quant::pack::quantise;
 use super::quant::repack::BlockFormat;
 use super::rounded;
@@ -279,6 +279,14 @@ impl Matrix {
     /// What inputs become before they are multiplied.
     pub fn inputs(&self) -> InputBits {
         self.inputs
+    }
+
+    /// What the integers of inputs are counted in, if the matrix has codes.
+    pub(super) fn steps(&self) -> Steps {
+        match self.storage.kind() {
+            Kind::Codes(layout) => layout.steps(self.inputs),
+            Kind::Float(_) => Steps::Sixteen,
+        }
     }
 
     /// The number of outputs.

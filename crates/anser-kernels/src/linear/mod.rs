@@ -72,9 +72,9 @@ pub enum InputBits {
     /// Beside [`Storage::Bf16`] bf16: an error of at most 1 in 256. Beside codes integers with one step for 256 columns:
     /// an error of about 1 in 100,000.
     Sixteen,
-    /// Integers with one step for 32 columns beside codes: an error of about 1 in 200, as much as that of
-    /// [`Storage::Int8`], for about half the time where bound by arithmetic. [`Storage::Q6K`] and [`Storage::Bf16`] do not
-    /// have it, and take 16.
+    /// Integers beside codes, for about half the time where bound by arithmetic: with one step for 32 columns an error of
+    /// about 1 in 200, as much as that of [`Storage::Int8`]; beside codes of 4 bits with one step for 256, somewhat more,
+    /// a tenth of their own. [`Storage::Q6K`] and [`Storage::Bf16`] do not have it, and take 16.
     Eight,
 }
 

@@ -262,7 +262,7 @@ pub fn products_at(level: Level, pool: &Pool, products: &mut [Product<'_>]) {
                 codes,
                 Activations::ZERO,
                 to_codes,
-                |w, x, to| quantise_at(level, w.inputs(), x, to),
+                |w, x, to| quantise_at(level, w.steps(), x, to),
                 |task, to| task.codes = to,
             );
             prepare(

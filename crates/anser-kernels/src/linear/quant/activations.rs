@@ -1,7 +1,8 @@
 //! Rows of x as integers of 16 or 8 bits.
 
-use super::super::{BLOCK, InputBits};
+use super::super::BLOCK;
 use super::GROUP;
+use super::layout::Steps;
 use crate::simd::{Isa, dispatch};
 
 /// A block of columns of a row of x, filled up with zeros. An element is its code times the step of its group times that
@@ -17,11 +18,11 @@ pub(in super::super) struct Activations {
     pub(super) sums: [f32; BLOCK / GROUP],
     /// -128 times that sum: what makes up for weights that are 128 too large.
     pub(super) offsets: [i32; BLOCK / GROUP],
-    /// Steps of the groups; 1 if codes have 16 bits.
+    /// Steps of the groups; 1 if the block has one.
     pub(super) steps: [f32; BLOCK / GROUP],
     /// The sums times the steps.
     pub(super) scaled: [f32; BLOCK / GROUP],
-    /// Step of the block; 1 if codes have 8 bits. NaN if x has a NaN or an infinity in this block.
+    /// Step of the block; 1 if groups have theirs. NaN if x has a NaN or an infinity in this block.
     pub(super) step: f32,
 }
 
@@ -46,37 +47,36 @@ const LARGEST_BYTE: f32 = 127.0;
 
 /// At most a block of x, quantised.
 #[inline(always)]
-pub(in super::super) fn quantise_block(bits: InputBits, x: &[f32], out: &mut Activations) {
+pub(in super::super) fn quantise_block(steps: Steps, x: &[f32], out: &mut Activations) {
     match x.try_into() {
-        Ok(x) => quantise_whole(bits, x, out),
+        Ok(x) => quantise_whole(steps, x, out),
         Err(_) => {
             let mut all = [0.0; BLOCK];
             all[..x.len()].copy_from_slice(x);
-            quantise_whole(bits, &all, out);
+            quantise_whole(steps, &all, out);
         }
     }
 }
 
 #[inline(always)]
-fn quantise_whole(bits: InputBits, x: &[f32; BLOCK], out: &mut Activations) {
-    match bits {
-        // Nobody asks for 32 beside codes.
-        InputBits::Sixteen | InputBits::ThirtyTwo => {
+fn quantise_whole(steps: Steps, x: &[f32; BLOCK], out: &mut Activations) {
+    match steps {
+        Steps::Sixteen => {
             out.step = quantise(x, LARGEST, &mut out.codes);
             out.steps = [1.0; BLOCK / GROUP];
         }
-        InputBits::Eight => {
+        Steps::OfBlocks => {
+            out.step = quantise(x, LARGEST_BYTE, &mut out.codes);
+            out.steps = [1.0; BLOCK / GROUP];
+            out.bytes = in_bytes(&out.codes);
+        }
+        Steps::OfGroups => {
             for (g, x) in x.as_chunks::<GROUP>().0.iter().enumerate() {
                 out.steps[g] = quantise(x, LARGEST_BYTE, &mut out.codes.as_chunks_mut::<GROUP>().0[g]);
             }
             // What is no number shows in all that is made of the block.
             out.step = if out.steps.iter().any(|step| step.is_nan()) { f32::NAN } else { 1.0 };
-            for (byte, &code) in out.bytes.iter_mut().zip(&out.codes) {
-                *byte = code as i8;
-            }
-            for octet in out.bytes.as_chunks_mut::<8>().0 {
-                *octet = in_order(*octet);
-            }
+            out.bytes = in_bytes(&out.codes);
         }
     }
     let mut sums = [0i32; BLOCK / GROUP];
@@ -91,6 +91,16 @@ fn quantise_whole(bits: InputBits, x: &[f32; BLOCK], out: &mut Activations) {
         (out.sums[g], out.offsets[g]) = (sum as f32, -128 * sum);
         out.scaled[g] = out.sums[g] * out.steps[g];
     }
+}
+
+/// Codes of 8 bits as bytes, in the order of a panel.
+#[inline(always)]
+fn in_bytes(codes: &[i16; BLOCK]) -> [i8; BLOCK] {
+    let mut bytes = codes.map(|code| code as i8);
+    for octet in bytes.as_chunks_mut::<8>().0 {
+        *octet = in_order(*octet);
+    }
+    bytes
 }
 
 /// Eight columns in the order 0, 4, 1, 5, 2, 6, 3, 7 in which the bytes of codes and of nibbles lie in a panel: those of one
@@ -124,11 +134,11 @@ fn quantise<const N: usize>(x: &[f32; N], most: f32, codes: &mut [i16; N]) -> f3
 
 #[expect(clippy::extra_unused_type_parameters, reason = "what `dispatch!` calls has one")]
 #[inline(always)]
-fn quantise_body<I: Isa>(bits: InputBits, x: &[f32], to: &mut Activations) {
-    quantise_block(bits, x, to);
+fn quantise_body<I: Isa>(steps: Steps, x: &[f32], to: &mut Activations) {
+    quantise_block(steps, x, to);
 }
 
 dispatch! {
     /// [`quantise_block`] with the instructions of a level; the result is the same on each.
-    pub(in super::super) fn quantise_at(bits: InputBits, x: &[f32], to: &mut Activations) = quantise_body;
+    pub(in super::super) fn quantise_at(steps: Steps, x: &[f32], to: &mut Activations) = quantise_body;
 }

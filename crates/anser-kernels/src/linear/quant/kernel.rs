@@ -9,7 +9,7 @@ use std::ops::Range;
 use super::super::region::{FEW, Part, Sums, finish_part};
 use super::super::{BLOCK, Epilogue, InputBits, PANEL};
 use super::lanes::{Kernel, Lanes, load, store};
-use super::layout::{Codes, Layout, Scales};
+use super::layout::{Codes, Layout, Scales, Steps};
 use super::source::{
     Affine, Bytes, CodeSource, Half, Nibbles, ScaleSource, Sixteen, WIDE_CODES, WIDE_SCALES, WideScales, lifted, widen,
 };
@@ -117,7 +117,7 @@ unsafe fn by_layout<I: Lanes>(piece: &Piece, scratch: *mut u8) {
             (Codes::Nibbles, Scales::Half { .. }) => by_inputs::<I, Nibbles, Half<8>, Plain>(piece, scratch),
             (Codes::Bytes, Scales::Affine) => by_inputs::<I, Bytes, Affine, WithMinima>(piece, scratch),
             (Codes::Nibbles, Scales::Affine) => by_inputs::<I, Nibbles, Affine, WithMinima>(piece, scratch),
-            (_, Scales::Sixteen) => by_rows::<I, Bytes, Sixteen, WideScales<16, false>, false>(piece, scratch),
+            (_, Scales::Sixteen) => by_rows::<I, Bytes, Sixteen, WideScales<16, false>, SIXTEEN>(piece, scratch),
         }
     }
 }
@@ -125,15 +125,20 @@ unsafe fn by_layout<I: Lanes>(piece: &Piece, scratch: *mut u8) {
 unsafe fn by_inputs<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource>(piece: &Piece, scratch: *mut u8) {
     // SAFETY: by the contract of `compute`.
     unsafe {
-        match piece.inputs {
-            InputBits::Sixteen | InputBits::ThirtyTwo => by_rows::<I, C, S, W, false>(piece, scratch),
-            InputBits::Eight => by_rows::<I, C, S, W, true>(piece, scratch),
+        match piece.layout.steps(piece.inputs) {
+            Steps::Sixteen => by_rows::<I, C, S, W, SIXTEEN>(piece, scratch),
+            Steps::OfGroups => by_rows::<I, C, S, W, OF_GROUPS>(piece, scratch),
+            Steps::OfBlocks => by_rows::<I, C, S, W, OF_BLOCKS>(piece, scratch),
         }
     }
 }
 
-/// From here on `E` says that x has 8 bits.
-unsafe fn by_rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const E: bool>(
+/// What `E` is from here on: x has 16 bits, or 8 bits and steps of groups or of blocks.
+const SIXTEEN: u8 = 0;
+const OF_GROUPS: u8 = 1;
+const OF_BLOCKS: u8 = 2;
+
+unsafe fn by_rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const E: u8>(
     piece: &Piece,
     scratch: *mut u8,
 ) {
@@ -185,9 +190,7 @@ impl Kernel for Give<'_> {
 }
 
 /// Cuts the panels into `P` runs that are read side by side, each from front to back.
-unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: bool>(
-    piece: &Piece,
-) {
+unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: u8>(piece: &Piece) {
     let Range { start: first, end } = piece.part.panels;
     let length = (end - first) / P;
     // SAFETY: by the contract of `compute`; all panels are among the piece's.
@@ -210,7 +213,7 @@ unsafe fn streams<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const
 
 /// Three rows or more, straight from the packed form too, where there are registers for it: two panels after two panels,
 /// all rows, up to six at a time.
-unsafe fn few<I: Lanes, C: CodeSource, S: ScaleSource, const E: bool>(piece: &Piece) {
+unsafe fn few<I: Lanes, C: CodeSource, S: ScaleSource, const E: u8>(piece: &Piece) {
     let Range { start: first, end } = piece.part.panels;
     let length = (end - first) / 2;
     let pairs = (0..length).map(|i| [first + i, first + length + i]);
@@ -237,7 +240,7 @@ unsafe fn few<I: Lanes, C: CodeSource, S: ScaleSource, const E: bool>(piece: &Pi
 }
 
 /// `R` rows. Returns how many.
-unsafe fn height<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const E: bool>(
+unsafe fn height<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const E: u8>(
     piece: &Piece,
     row: usize,
     panels: [usize; 2],
@@ -248,16 +251,14 @@ unsafe fn height<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
 }
 
 /// `R` rows of x from `row` on, times `P` panels, from the packed form.
-struct Panels<'a, C, S, const R: usize, const P: usize, const E: bool> {
+struct Panels<'a, C, S, const R: usize, const P: usize, const E: u8> {
     piece: &'a Piece,
     row: usize,
     panels: [usize; P],
     kinds: PhantomData<(C, S)>,
 }
 
-impl<C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: bool> Kernel
-    for Panels<'_, C, S, R, P, E>
-{
+impl<C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: u8> Kernel for Panels<'_, C, S, R, P, E> {
     #[inline(always)]
     unsafe fn run<I: Lanes>(self) {
         // SAFETY: by the contract of `compute`.
@@ -266,7 +267,7 @@ impl<C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: boo
 }
 
 #[inline(always)]
-unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: bool>(
+unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: u8>(
     piece: &Piece,
     row: usize,
     panels: [usize; P],
@@ -312,7 +313,7 @@ unsafe fn panels<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const 
 
 /// `R` rows of x times a block of `P` panels, from the packed form, without the step of x.
 #[inline(always)]
-unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: bool>(
+unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P: usize, const E: u8>(
     x: *const Activations,
     codes: [*const u8; P],
     scales: [*const u8; P],
@@ -329,7 +330,8 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
             }
             for part in 0..GROUP / S::COLUMNS {
                 let n = g * (GROUP / S::COLUMNS) + part;
-                let mut sums = if E && I::BYTES { first_sums::<I, S, R, P>(x, g) } else { [[I::no_sums(); P]; R] };
+                let mut sums =
+                    if E != SIXTEEN && I::BYTES { first_sums::<I, S, R, P>(x, g) } else { [[I::no_sums(); P]; R] };
                 for octet in n * octets..(n + 1) * octets {
                     let mut at = codes;
                     for p in 0..P {
@@ -338,7 +340,7 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
                             I::prefetch(at[p].wrapping_add(ahead + line * 64));
                         }
                     }
-                    if E && I::BYTES {
+                    if E != SIXTEEN && I::BYTES {
                         bytes::<I, C, S, R, P, 0>(x, at, octet, &mut sums);
                         bytes::<I, C, S, R, P, 1>(x, at, octet, &mut sums);
                         continue;
@@ -362,7 +364,7 @@ unsafe fn block<I: Lanes, C: CodeSource, S: ScaleSource, const R: usize, const P
                     let scale = S::scale::<I>(scales[p], n);
                     for r in 0..R {
                         let mut sum = I::float(sums[r][p]);
-                        if S::OFFSET > 0.0 && !(E && I::BYTES) {
+                        if S::OFFSET > 0.0 && !(E != SIXTEEN && I::BYTES) {
                             // Exact: what is added and the result are integers below 2^24.
                             sum = I::multiply_add(I::splat(-S::OFFSET), I::splat((*x.add(r)).sums[g]), sum);
                         }
@@ -475,7 +477,7 @@ unsafe fn blocks<
     W: ScaleSource,
     const R: usize,
     const P: usize,
-    const E: bool,
+    const E: u8,
 >(
     piece: &Piece,
     scratch: *mut u8,
@@ -502,15 +504,7 @@ unsafe fn blocks<
 }
 
 /// All rows times block `b` of `P` panels of `part`. `next` bytes later lie the codes that come next.
-unsafe fn rows<
-    I: Lanes,
-    C: CodeSource,
-    S: ScaleSource,
-    W: ScaleSource,
-    const R: usize,
-    const P: usize,
-    const E: bool,
->(
+unsafe fn rows<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource, const R: usize, const P: usize, const E: u8>(
     piece: &Piece,
     scratch: *mut u8,
     sums: Sums,
@@ -571,7 +565,7 @@ unsafe fn rows<
 }
 
 /// [`widen`]
-struct Widen<C, S, const E: bool> {
+struct Widen<C, S, const E: u8> {
     codes: *const u8,
     scales: *const u8,
     groups: usize,
@@ -580,13 +574,13 @@ struct Widen<C, S, const E: bool> {
     kinds: PhantomData<(C, S)>,
 }
 
-impl<C: CodeSource, S: ScaleSource, const E: bool> Kernel for Widen<C, S, E> {
+impl<C: CodeSource, S: ScaleSource, const E: u8> Kernel for Widen<C, S, E> {
     #[inline(always)]
     unsafe fn run<I: Lanes>(self) {
         let Widen { codes, scales, groups, wide_codes, wide_scales, .. } = self;
         // SAFETY: by the contract of `compute`.
         unsafe {
-            if E && I::BYTES {
+            if E != SIXTEEN && I::BYTES {
                 widen::<I, C, S, true>(codes, scales, groups, wide_codes, wide_scales);
             } else {
                 widen::<I, C, S, false>(codes, scales, groups, wide_codes, wide_scales);
@@ -616,7 +610,7 @@ struct Tile<W, const P: usize> {
 }
 
 /// A tile of `height` rows, of which `R` are the most, or somewhat fewer. Returns the height.
-unsafe fn by_height<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: bool>(
+unsafe fn by_height<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: u8>(
     t: &Tile<W, P>,
     height: usize,
 ) -> usize {
@@ -637,18 +631,18 @@ unsafe fn by_height<I: Lanes, W: ScaleSource, const R: usize, const P: usize, co
     }
 }
 
-unsafe fn tile_of<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: bool>(t: &Tile<W, P>) -> usize {
+unsafe fn tile_of<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: u8>(t: &Tile<W, P>) -> usize {
     // SAFETY: by the contract of `compute`.
     unsafe { I::run(OfHeight::<W, R, P, E> { tile: t }) }
     R
 }
 
 /// A tile of `R` rows.
-struct OfHeight<'a, W, const R: usize, const P: usize, const E: bool> {
+struct OfHeight<'a, W, const R: usize, const P: usize, const E: u8> {
     tile: &'a Tile<W, P>,
 }
 
-impl<W: ScaleSource, const R: usize, const P: usize, const E: bool> Kernel for OfHeight<'_, W, R, P, E> {
+impl<W: ScaleSource, const R: usize, const P: usize, const E: u8> Kernel for OfHeight<'_, W, R, P, E> {
     #[inline(always)]
     unsafe fn run<I: Lanes>(self) {
         // SAFETY: by the contract of `compute`.
@@ -659,7 +653,7 @@ impl<W: ScaleSource, const R: usize, const P: usize, const E: bool> Kernel for O
 /// The heart: `R` rows of x times a widened block of `P` panels. The sums of a group fill the registers; so the chains
 /// lie in memory, and each is read and written once a group.
 #[inline(always)]
-unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: bool>(t: &Tile<W, P>) {
+unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E: u8>(t: &Tile<W, P>) {
     // SAFETY: by the contract of `compute`.
     unsafe {
         let mut next = t.next;
@@ -678,7 +672,7 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E
             }
             for part in 0..GROUP / W::COLUMNS {
                 let n = g * (GROUP / W::COLUMNS) + part;
-                let sums = if E && I::BYTES {
+                let sums = if E != SIXTEEN && I::BYTES {
                     let mut sums = first_sums::<I, W, R, P>(t.x, g);
                     for column in (g * GROUP..(g + 1) * GROUP).step_by(4) {
                         quad::<I, W, R, P>(t, column, &mut sums);
@@ -734,11 +728,11 @@ unsafe fn tile<I: Lanes, W: ScaleSource, const R: usize, const P: usize, const E
     }
 }
 
-/// A sum of group `g` in steps of the group, if x has 8 bits.
+/// A sum of group `g` in steps of the group, if it has one.
 #[inline(always)]
-unsafe fn stepped<I: Lanes, const E: bool>(sum: I::Row, x: *const Activations, g: usize) -> I::Row {
+unsafe fn stepped<I: Lanes, const E: u8>(sum: I::Row, x: *const Activations, g: usize) -> I::Row {
     // SAFETY: by the contract of `compute`.
-    unsafe { if E { I::multiply(sum, I::splat((*x).steps[g])) } else { sum } }
+    unsafe { if E == OF_GROUPS { I::multiply(sum, I::splat((*x).steps[g])) } else { sum } }
 }
 
 /// The sums of the columns that share a scale, from `column` on, two by two.

@@ -2,7 +2,7 @@
 
 use half::f16;
 
-use super::super::{BLOCK, PANEL};
+use super::super::{BLOCK, InputBits, PANEL};
 use super::GROUP;
 
 /// How the codes of a panel are kept.
@@ -51,6 +51,17 @@ impl Scales {
     }
 }
 
+/// What the integers of a row of x are counted in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Steps {
+    /// 16 bits, a step for a block.
+    Sixteen,
+    /// 8 bits, a step for a group.
+    OfGroups,
+    /// 8 bits, a step for a block.
+    OfBlocks,
+}
+
 /// A quantised storage: every combination of codes and scales is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Layout {
@@ -59,6 +70,15 @@ pub(in super::super) struct Layout {
 }
 
 impl Layout {
+    /// What becomes of x beside these codes.
+    pub(in super::super) fn steps(self, inputs: InputBits) -> Steps {
+        match (inputs, self.codes) {
+            (InputBits::ThirtyTwo | InputBits::Sixteen, _) => Steps::Sixteen,
+            (InputBits::Eight, Codes::Bytes) => Steps::OfGroups,
+            (InputBits::Eight, Codes::Nibbles) => Steps::OfBlocks,
+        }
+    }
+
     /// Bytes of the codes of a panel of `cols` columns.
     pub(in super::super) fn code_bytes(self, cols: usize) -> usize {
         let cols = cols.next_multiple_of(GROUP);

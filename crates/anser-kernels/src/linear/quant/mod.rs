@@ -3,14 +3,15 @@
 //! A weight is `scale * code - minimum`, of which scale and minimum belong to a group of 32 columns of a row (some
 //! formats have scales for 16 columns, some no minimum). A row of x becomes integers first
 //! ([`InputBits`](super::InputBits)): of 16 bits, the largest magnitude of every block of 256 columns being 32767, so that
-//! nearly nothing is lost on the side of x; or of 8 bits, that of every group being 127, which takes half the
-//! instructions. The f32 steps are kept. Products of codes are exact in 32 bits, and every instruction set computes the
+//! nearly nothing is lost on the side of x; or of 8 bits, which takes half the instructions: that of every group being
+//! 127, or of every block beside codes of 4 bits, whose own error is so much larger that the coarser step adds a
+//! hundredth to it. The f32 steps are kept. Products of codes are exact in 32 bits, and every instruction set computes the
 //! same integers.
 //!
 //! **The order of summation.** An output is a sum over blocks of 256 columns, in order, each the step of the block of x
 //! times a chain of fused multiply-adds over the groups of the block, in order: plus scale times the integer sum of the
-//! group, minus minimum times the sum of x's integers; both sums times the group's step of x first. As with floats, the order does not depend on the rows of x, the
-//! place or the threads. It is the same on every level that fuses, so AVX2 and AVX-512, with VNNI or without, give the
+//! group, minus minimum times the sum of x's integers; both sums times the group's step of x first, if it has one. As
+//! with floats, the order does not depend on the rows of x, the place or the threads. It is the same on every level that fuses, so AVX2 and AVX-512, with VNNI or without, give the
 //! same bits.
 //!
 //! A row of x with a NaN or an infinity in it gives NaN for every output. A block of x whose magnitudes stay below
@@ -45,7 +46,7 @@ pub fn reference(level: Level, w: &Matrix, x: &[f32], y: &mut [f32], then: Epilo
     let blocks: Vec<Activations> = (x.chunks(BLOCK))
         .map(|x| {
             let mut block = Activations::ZERO;
-            quantise_block(w.inputs(), x, &mut block);
+            quantise_block(w.steps(), x, &mut block);
             block
         })
         .collect();
