@@ -366,9 +366,9 @@ impl Corpus {
         } else {
             let mut begin = 0;
             for part in &self.parts {
-                // Documents that begin before the cut are kept, but for the very last, which always goes.
+                // Documents that begin before the cut are kept; the very first always is, and the very last never.
                 let starts = &part.borders[..part.borders.len() - 1];
-                let here = starts.partition_point(|&start| begin + (start - part.borders[0]) < kept);
+                let here = starts.partition_point(|&start| begin + (start - part.borders[0]) < kept.max(1));
                 let here = here.min((documents - 1).saturating_sub(part.before) as usize);
                 head.push(Part { borders: part.borders[..=here].into(), ..part.clone() });
                 tail.push(Part { borders: part.borders[here..].into(), ..part.clone() });

@@ -178,3 +178,11 @@ fn magic_prime_visits_every_slot_once() {
         assert_eq!(batch.targets[7 * row..7 * row + 7], (from + 1..from + 8).collect::<Vec<_>>());
     }
 }
+
+#[test]
+fn something_of_several_documents_is_kept() {
+    let documents = traced(&[2, 2]);
+    let corpus = Corpus::from_documents("test", &documents, vocab(&documents)).unwrap();
+    let (kept, held) = corpus.hold_out(0.95).unwrap();
+    assert_eq!((kept.documents(), held.documents()), (1, 1));
+}
