@@ -74,7 +74,7 @@ pub enum InputBits {
     Sixteen,
     /// Integers beside codes, for about half the time where bound by arithmetic: with one step for 32 columns an error of
     /// about 1 in 200, as much as that of [`Storage::Int8`]; beside codes of 4 bits with one step for 256, somewhat more,
-    /// a tenth of their own. [`Storage::Q6K`] and [`Storage::Bf16`] do not have it, and take 16.
+    /// still far less than theirs. [`Storage::Q6K`] and [`Storage::Bf16`] do not have it, and take 16.
     Eight,
 }
 

@@ -313,7 +313,7 @@ fn prepare<B: Copy + Send>(
         if !concern(task) {
             continue;
         }
-        let input = |task: &Task<'_>| (task.x, task.rows, task.w.cols(), task.w.inputs());
+        let input = |task: &Task<'_>| (task.x, task.rows, task.w.cols(), task.w.steps());
         let same = |known: &Task<'_>| input(known) == input(task);
         *place = match inputs.iter().find(|(known, _)| same(known)) {
             Some((_, place)) => *place,
@@ -438,7 +438,7 @@ fn compute(level: Level, task: &Task<'_>, costs: &Range<usize>) {
                     level,
                     &kernel::Piece {
                         layout,
-                        inputs: task.w.inputs(),
+                        steps: task.w.steps(),
                         codes: task.w.start(),
                         scales: task.w.start().add(task.w.scales_at(layout)),
                         code_bytes: layout.code_bytes(cols),

@@ -386,7 +386,7 @@ fn storages_of_all_kinds_share_a_region() {
     let mut rng = Rng(4);
     let pool = Pool::new(3);
     let shapes = [(70, 300), (33, 64), (500, 300), (16, 31)];
-    let matrices: Vec<Matrix> = (0..40)
+    let mut matrices: Vec<Matrix> = (0..40)
         .map(|i| {
             let (rows, cols) = shapes[i % 4];
             if i.is_multiple_of(9) {
@@ -396,11 +396,13 @@ fn storages_of_all_kinds_share_a_region() {
             }
         })
         .collect();
+    // Every kind beside every other on one and the same x, which each rounds in its own way.
+    matrices.extend((0..KINDS).map(|kind| matrix(&mut rng, kind, 24, 256)));
     for t in [1, 2, 5, 40] {
         // Matrices of as many columns have the same input, or one of their own.
         let shared = rng.vec(t * 600, 1.0);
         let own = rng.vec(t * 600, 1.0);
-        let x = |i: usize| &(if i.is_multiple_of(5) { &own } else { &shared })[..t * matrices[i].cols()];
+        let x = |i: usize| &(if i < 40 && i.is_multiple_of(5) { &own } else { &shared })[..t * matrices[i].cols()];
         let mut outputs: Vec<Vec<f32>> = matrices.iter().map(|w| vec![0.5; t * w.rows()]).collect();
         let mut all: Vec<Product> = (matrices.iter().zip(&mut outputs).enumerate())
             .map(|(i, (w, y))| Product { w, x: x(i), y, then: EPILOGUES[i % 6] })

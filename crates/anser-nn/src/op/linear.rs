@@ -11,26 +11,17 @@ use anser_kernels::linear::dense::{Mat, Plus, Product, matmuls};
 
 /// `x W^T`: x [T, I], weight [O, I] as official files store it, result [T, O].
 pub fn linear(x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
-    let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
-    Inputs::new().with(x).with(weight).run(Linear { inputs, outputs, added: Added::Nothing, relu2: false }).take()
+    run(Inputs::new().with(x).with(weight), weight, Added::Nothing, false)
 }
 
 /// `residual + x W^T`: residual [T, O].
 pub fn linear_add(x: &Tensor<2>, weight: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
-    let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
-    Inputs::new()
-        .with(x)
-        .with(weight)
-        .with(residual)
-        .run(Linear { inputs, outputs, added: Added::Rows, relu2: false })
-        .take()
+    run(Inputs::new().with(x).with(weight).with(residual), weight, Added::Rows, false)
 }
 
 /// `residual + max(x, 0)^2 W^T`: what every channel mix without a gate ends with.
 pub fn relu2_linear_add(x: &Tensor<2>, weight: &Tensor<2>, residual: &Tensor<2>) -> Tensor<2> {
-    let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
-    let op = Linear { inputs, outputs, added: Added::Rows, relu2: true };
-    Inputs::new().with(x).with(weight).with(residual).run(op).take()
+    run(Inputs::new().with(x).with(weight).with(residual), weight, Added::Rows, true)
 }
 
 /// [`relu2_linear_add`] in tensor operations.
@@ -40,13 +31,7 @@ pub fn relu2_linear_add_composite(x: &Tensor<2>, weight: &Tensor<2>, residual: &
 
 /// `x W^T + bias`: bias `[O]`.
 pub fn affine(x: &Tensor<2>, weight: &Tensor<2>, bias: &Tensor<1>) -> Tensor<2> {
-    let ([_, inputs], [outputs, _]) = (x.dims(), weight.dims());
-    Inputs::new()
-        .with(x)
-        .with(weight)
-        .with(bias)
-        .run(Linear { inputs, outputs, added: Added::Bias, relu2: false })
-        .take()
+    run(Inputs::new().with(x).with(weight).with(bias), weight, Added::Bias, false)
 }
 
 /// [`affine`] in tensor operations.
@@ -57,6 +42,12 @@ pub fn affine_composite(x: &Tensor<2>, weight: &Tensor<2>, bias: &Tensor<1>) -> 
 /// [`linear`] in tensor operations.
 pub fn linear_composite(x: &Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
     x.clone().matmul(weight.clone().transpose())
+}
+
+/// The product of what `given` begins with, x and weight.
+fn run(given: Inputs, weight: &Tensor<2>, added: Added, relu2: bool) -> Tensor<2> {
+    let [outputs, inputs] = weight.dims();
+    given.run(Linear { inputs, outputs, added, relu2 }).take()
 }
 
 /// What the product is added to.

@@ -7,7 +7,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::super::region::{FEW, Part, Sums, finish_part};
-use super::super::{BLOCK, Epilogue, InputBits, PANEL};
+use super::super::{BLOCK, Epilogue, PANEL};
 use super::lanes::{Kernel, Lanes, load, store};
 use super::layout::{Codes, Layout, Scales, Steps};
 use super::source::{
@@ -42,7 +42,7 @@ const GROUPS: usize = BLOCK / GROUP;
 /// The part of a product that one thread computes in one go.
 pub(in super::super) struct Piece {
     pub(in super::super) layout: Layout,
-    pub(in super::super) inputs: InputBits,
+    pub(in super::super) steps: Steps,
     /// The planes of the whole matrix, and what a panel takes of each.
     pub(in super::super) codes: *const u8,
     pub(in super::super) scales: *const u8,
@@ -125,7 +125,7 @@ unsafe fn by_layout<I: Lanes>(piece: &Piece, scratch: *mut u8) {
 unsafe fn by_inputs<I: Lanes, C: CodeSource, S: ScaleSource, W: ScaleSource>(piece: &Piece, scratch: *mut u8) {
     // SAFETY: by the contract of `compute`.
     unsafe {
-        match piece.layout.steps(piece.inputs) {
+        match piece.steps {
             Steps::Sixteen => by_rows::<I, C, S, W, SIXTEEN>(piece, scratch),
             Steps::OfGroups => by_rows::<I, C, S, W, OF_GROUPS>(piece, scratch),
             Steps::OfBlocks => by_rows::<I, C, S, W, OF_BLOCKS>(piece, scratch),
