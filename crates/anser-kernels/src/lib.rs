@@ -4,6 +4,7 @@
 //! and a wrong one panics, because it is the caller's bug.
 
 pub mod activation;
+pub mod alloc;
 pub mod linear;
 pub mod norm;
 pub mod optimizer;

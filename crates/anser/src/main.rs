@@ -2,6 +2,9 @@
 
 mod cli;
 
+#[global_allocator]
+static ALLOCATOR: anser_kernels::alloc::LineAligned = anser_kernels::alloc::LineAligned;
+
 fn main() -> std::process::ExitCode {
     cli::main()
 }

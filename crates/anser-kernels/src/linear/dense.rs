@@ -7,9 +7,11 @@
 //! the result: it copies their block of the left operand into its second-level cache, and passes all of them over a
 //! block of a panel, which stays in the first-level cache.
 //!
-//! A transposed left operand means a weight's gradient, a sum over tokens: the right operand is as large as an
-//! activation, and few rows pass over it. Writing it packed and reading it once a chunk of rows would cost more than
-//! packing each block again where it is used; so chunks are high then, and panels are packed as they come.
+//! A transposed left operand means a weight's gradient, a sum over tokens: both operands are as large as an activation,
+//! and what a tile needs of a token lies together in either. Nothing is copied then but what fills no tile or is not
+//! taken as it lies (transposed, squared); panels of that are packed where they are used, so chunks are high.
+//!
+//! What is read and written in place costs least where rows begin on cache lines: see [`crate::alloc`].
 //!
 //! Products that do not wait for each other are computed together ([`matmuls`]): threads then wait for the last of them
 //! once. What surrounds a product in a model is done to its operands as they are copied, or to its result while it is in
@@ -32,7 +34,7 @@ use crate::simd::{Level, dispatch, level};
 /// threads finish together; but while the tiles of a chunk pass over one block of panels, they fetch the next one.
 const CHUNK: usize = 48;
 
-/// The same of a left operand that is transposed: higher, since every chunk packs the panels it meets.
+/// The same of a left operand that is transposed: higher, since every chunk meets all of the right operand.
 const HIGH_CHUNK: usize = 132;
 
 /// A multiple of the height of every tile.
@@ -105,7 +107,7 @@ struct Line(#[expect(dead_code, reason = "used through a pointer")] [f32; PANEL]
 thread_local! {
     /// The packed right operand of the product that this thread called for.
     static PACKED: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
-    /// A block of a chunk of rows of the left operand, tile after tile, and of panels packed where they are used.
+    /// What is copied of a block: rows of the left operand, tile after tile, and panels packed where they are used.
     static ROWS: RefCell<Vec<Line>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -186,7 +188,7 @@ struct Task<'a> {
 }
 
 impl Task<'_> {
-    /// Whether panels are packed where they are used.
+    /// Whether panels are taken as they lie, or packed where they are used.
     fn in_passing(&self) -> bool {
         self.product.a.transposed
     }
@@ -460,8 +462,9 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
         // SAFETY: rows and columns are within a, b, w and the result, whose part is this thread's; `rows` has room for
         // a chunk's rows of a block, and for a block of panels behind them.
         unsafe {
-            // Rows that are one block long lie as a copy would: only those that fill no tile are copied.
-            let in_place = !T && a.cols == BLOCK && !a.relu2;
+            // Columns that lie together, and rows that are one block long, lie as a copy would: only what fills no tile
+            // is copied.
+            let in_place = (T || a.cols == BLOCK) && !a.relu2;
             let whole = if in_place { span.len() - span.len() % R } else { 0 };
             copy_rows::<I, R, T>(a, span.start + whole..span.end, start, length, rows);
             let (from, from_stride): (*const f32, usize) = match *plus {
@@ -480,16 +483,20 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
             let (mut fetched, share) = (0, lines.div_ceil(panels.len().div_ceil(P) * span.len().div_ceil(R)));
             for panel in panels.clone().step_by(P) {
                 let count = P.min(panels.end - panel);
-                let first = if T {
+                let as_it_lies = T && !b.transposed && !b.relu2 && (panel + P) * PANEL <= b.cols;
+                let (first, panel_step, w_step) = if as_it_lies {
+                    let (first, stride) = b.at(start, panel * PANEL);
+                    (first, PANEL, stride)
+                } else if T {
                     pack_panels::<I>(b, start, length, panel, count, fresh);
-                    fresh
+                    (fresh.cast_const(), length * PANEL, PANEL)
                 } else {
-                    w.block(start, panel, length)
+                    (w.block(start, panel, length).cast_const(), length * PANEL, PANEL)
                 };
                 // An odd last panel is computed twice rather than by a tile of its own.
-                let mut of = [first.cast_const(); P];
+                let mut of = [first; P];
                 for p in 1..count {
-                    of[p] = first.wrapping_add(p * length * PANEL);
+                    of[p] = first.wrapping_add(p * panel_step);
                 }
                 // The panels that come next are fetched while these are computed, by the first tiles.
                 let (mut next, next_step) = if !T {
@@ -506,9 +513,16 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
                         fetch_late::<I>(next_rows.wrapping_add(row * next_stride), line);
                     }
                     fetched += share;
+                    let (x, x_step) = if done < whole {
+                        a.at(row, start)
+                    } else {
+                        (rows.cast_const().add((done - whole) / R * apart::<R>()), R)
+                    };
                     let tile = Tile {
-                        x: if done < whole { a.at(row, start).0 } else { rows.add((done - whole) / R * apart::<R>()) },
+                        x,
+                        x_step,
                         w: of,
+                        w_step,
                         length,
                         y: y.add(row * n + panel * PANEL),
                         outputs: n,
@@ -621,7 +635,11 @@ unsafe fn fetch_late<I: Lanes>(from: *const f32, length: usize) {
 /// What a tile needs to know.
 struct Tile<const P: usize> {
     x: *const f32,
+    /// Elements from a column of x to the next, if columns lie together.
+    x_step: usize,
     w: [*const f32; P],
+    /// Elements from a row of a panel to the next, if x's columns lie together; else they are [`PANEL`] apart.
+    w_step: usize,
     length: usize,
     y: *mut f32,
     /// The distance of rows of y.
@@ -714,10 +732,10 @@ unsafe fn column<I: Lanes, const R: usize, const H: usize, const P: usize, const
     unsafe {
         let mut weights = [I::zero(); P];
         for p in 0..P {
-            weights[p] = I::load_f32(t.w[p].add(k * PANEL).cast());
+            weights[p] = I::load_f32(t.w[p].add(k * if T { t.w_step } else { PANEL }).cast());
         }
         for r in 0..H {
-            let value = I::splat(*t.x.add(if T { k * R + r } else { r * BLOCK + k }));
+            let value = I::splat(*t.x.add(if T { k * t.x_step + r } else { r * BLOCK + k }));
             for p in 0..P {
                 sum[r][p] = I::multiply_add(weights[p], value, sum[r][p]);
             }

@@ -1,6 +1,7 @@
 //! Tests of the kernels: golden files, references and properties.
 
 mod activation;
+mod alloc;
 mod backward456;
 mod backward7;
 mod dense;
