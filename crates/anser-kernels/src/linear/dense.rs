@@ -581,9 +581,13 @@ unsafe fn copy_rows<I: Lanes, const R: usize, const T: bool>(
             for row in 0..span.len() {
                 fetch::<I>(from.wrapping_add((row + ROWS_AHEAD) * stride), length);
                 let to = to.add(row / R * apart::<R>() + row % R * BLOCK);
-                std::ptr::copy_nonoverlapping(from.add(row * stride), to, length);
+                let from = from.add(row * stride);
                 if a.relu2 {
-                    relu2(to, length);
+                    for k in 0..length {
+                        *to.add(k) = relu2_1(*from.add(k));
+                    }
+                } else {
+                    std::ptr::copy_nonoverlapping(from, to, length);
                 }
             }
             return;

@@ -87,7 +87,7 @@ impl Case<f32> {
 
         let saved = Saved { states: &saved_states[..], sa: &sa[..] };
         let mut workspace = vec![f32::NAN; workspace_len(pool.threads(), heads)];
-        let (mut out, mut gstates) = (std::array::from_fn(|_| vec![f32::NAN; elements]), self.gstates.clone());
+        let (mut out, mut gstates) = (fresh(elements), self.gstates.clone());
         let gradients = gradients(&mut out);
         backward::scan(pool, heads, cu, x, saved, &self.gy, &mut slices(&mut gstates), gradients, &mut workspace);
         (out, gstates)
@@ -133,6 +133,11 @@ impl<T: Real> Case<T> {
 
 fn slices<T>(vectors: &mut [Vec<T>]) -> Vec<&mut [T]> {
     vectors.iter_mut().map(Vec::as_mut_slice).collect()
+}
+
+/// Gradients before any: r, decay, k, v, a, b. What is not added to is overwritten.
+fn fresh(elements: usize) -> [Vec<f32>; 6] {
+    [0.0, f32::NAN, 0.0, 0.0, f32::NAN, f32::NAN].map(|x| vec![x; elements])
 }
 
 fn gradients<T>(out: &mut [Vec<T>; 6]) -> Gradients<&mut [T]> {
@@ -315,6 +320,32 @@ fn a_batch_of_nothing_keeps_the_states_gradient() {
     assert_eq!(case.fast(&Pool::new(2)).1, case.gstates);
     assert_eq!(case.reference().1, case.gstates);
     Case::random(Heads { heads: 2, head_size: 3 }, &[], 1).fast(&Pool::new(2));
+}
+
+/// Head sizes that fill whole registers and that do not take differing ways.
+#[test]
+fn gradients_of_r_k_and_v_are_added() {
+    for head_size in [16, 20] {
+        let case = Case::random(Heads { heads: 2, head_size }, &[19], 7);
+        let (heads, cu, elements) = (case.heads, &case.cu_seqlens, case.gy.len());
+        let (want, _) = case.fast(&Pool::new(1));
+        let mut states = case.states.clone();
+        let (mut saved_states, mut sa) = (vec![0.0; saved_states_len(heads, cu)], vec![0.0; elements]);
+        let saved = Saved { states: &mut saved_states[..], sa: &mut sa[..] };
+        let (pool, x, mut y) = (Pool::new(1), case.inputs(), vec![0.0; elements]);
+        backward::scan_saving(&pool, heads, cu, &x, &mut slices(&mut states), &mut y, saved);
+        let saved = Saved { states: &saved_states[..], sa: &sa[..] };
+        let (mut out, mut gstates) = (std::array::from_fn(|_| vec![3.0; elements]), case.gstates.clone());
+        let mut workspace = vec![f32::NAN; workspace_len(1, heads)];
+        let gradients = gradients(&mut out);
+        backward::scan(&pool, heads, cu, &x, saved, &case.gy, &mut slices(&mut gstates), gradients, &mut workspace);
+        for (g, before) in [3.0, 0.0, 3.0, 3.0, 0.0, 0.0].into_iter().enumerate() {
+            for (have, want) in out[g].iter().zip(&want[g]) {
+                let want = before + want;
+                assert!((have - want).abs() <= 1e-5 * (1.0 + want.abs()), "gradient {g}: {have} instead of {want}");
+            }
+        }
+    }
 }
 
 #[test]

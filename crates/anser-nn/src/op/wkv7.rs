@@ -542,12 +542,12 @@ impl Operation for Op {
 
         // The recurrence.
         let mut g_state = outputs[1].map_or_else(|| vec![0.0; x.state.len()], <[f32]>::to_vec);
-        let [mut r2, mut g_decay, mut k2, mut v2, mut g_minus, mut g_b] = std::array::from_fn(|_| buffer(len));
+        let [mut g_decay, mut g_minus, mut g_b] = std::array::from_fn(|_| buffer(len));
         let into = kernel::backward::Gradients {
-            r: &mut r2[..],
+            r: &mut gr[..],
             decay: &mut g_decay[..],
-            k: &mut k2[..],
-            v: &mut v2[..],
+            k: &mut gk[..],
+            v: &mut gv[..],
             a: &mut g_minus[..],
             b: &mut g_b[..],
         };
@@ -570,13 +570,10 @@ impl Operation for Op {
             Some(_) => (buffer(len), buffer(len)),
             None => (Vec::new(), Vec::new()),
         };
-        let outs = [&mut gr[..], &mut gk[..], &mut gv[..], &mut gw[..], &mut ga[..], &mut g_first, &mut g_mix];
+        let outs = [&mut gk[..], &mut gv[..], &mut gw[..], &mut ga[..], &mut g_first, &mut g_mix];
         let raw_sums = sum_pieces(&pool, rows, outs, 2 * width, |rows, outs, sums| {
-            let [gr, gk, gv, gw, ga, g_first, g_mix] = outs;
+            let [gk, gv, gw, ga, g_first, g_mix] = outs;
             let part = rows.start * width..rows.end * width;
-            lanes::add(level, gr, &r2[part.clone()]);
-            lanes::add(level, gk, &k2[part.clone()]);
-            lanes::add(level, gv, &v2[part.clone()]);
             if let Some((v_first, mix)) = x.first {
                 let x = [x.v, v_first, mix].map(|s| &s[part.clone()]);
                 lean_backward(level, x, gv, g_first, g_mix);

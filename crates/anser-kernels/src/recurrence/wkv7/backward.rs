@@ -66,7 +66,8 @@ fn slot(cu_seqlens: &[usize], s: usize) -> usize {
     cu_seqlens[s] / CHUNK + s
 }
 
-/// The gradients of [`Inputs`], each [ΣT, C]; they are overwritten, not added to.
+/// The gradients of [`Inputs`], each [ΣT, C]. Those of r, k and v are added to what is there, since a block's bonus reads
+/// these three too; the others are overwritten.
 #[derive(Clone, Copy, Debug)]
 pub struct Gradients<B> {
     /// Of receptance.
@@ -152,12 +153,8 @@ pub mod reference {
                     let (x, gy) = (x.rows(row.clone()), &gy[row.clone()]);
                     let mut gsa = vec![T::ZERO; n];
                     let first = row.start;
-                    for element in row {
-                        for gradient in
-                            [&mut *out.r, &mut *out.decay, &mut *out.k, &mut *out.v, &mut *out.a, &mut *out.b]
-                        {
-                            gradient[element] = T::ZERO;
-                        }
+                    for gradient in [&mut *out.decay, &mut *out.a, &mut *out.b] {
+                        gradient[row.clone()].fill(T::ZERO);
                     }
                     for i in 0..n {
                         for j in 0..n {
@@ -428,7 +425,7 @@ const ALIGN: usize = 16;
 /// Values whose rows of S and G pass through a chunk together.
 const ROWS: usize = 4;
 
-/// A token's operands in workspace, one padded row each.
+/// A token's operands, a row each: where they lie or, if N fills no whole registers, padded in workspace.
 const R: usize = 0;
 const DECAY: usize = 1;
 const K: usize = 2;
@@ -497,12 +494,16 @@ fn gradients_head_body<I: Isa + Sums>(
         let tokens = chunk * CHUNK..span.tokens.min((chunk + 1) * CHUNK);
         let saved_state = first + chunk * span.stride * n;
         transpose(&saved.states[saved_state..saved_state + n * n], n, state, lanes, n);
-        for (t, operands) in tokens.clone().zip(operands.chunks_exact_mut(OPERANDS * lanes)) {
-            let row = span.row(t);
-            for operand in 0..OPERANDS {
-                let start = operand * lanes;
-                operands[start..start + n].copy_from_slice(&packed[operand][row.clone()]);
+        let (mut operand_rows, mut operand_step) =
+            (packed.map(|operand| operand[span.row(tokens.start)].as_ptr()), span.stride);
+        if n < lanes {
+            for (t, operands) in tokens.clone().zip(operands.chunks_exact_mut(OPERANDS * lanes)) {
+                for (from, to) in packed.iter().zip(operands.chunks_exact_mut(lanes)) {
+                    to[..n].copy_from_slice(&from[span.row(t)]);
+                }
             }
+            operand_rows = std::array::from_fn(|operand| operands[operand * lanes..].as_ptr());
+            operand_step = OPERANDS * lanes;
         }
         sums.fill(0.0);
         for j in (0..rows).step_by(ROWS) {
@@ -516,13 +517,14 @@ fn gradients_head_body<I: Isa + Sums>(
                 fetch(saved.states.as_ptr().wrapping_add(state), ROWS * n);
             }
             // SAFETY: the only caller is `gradients_head`, compiled for `I` and on a CPU that has it; these rows of S
-            // and G exist, and there is room for the states, operands and gradients of CHUNK tokens.
+            // and G exist, and so do the states, operands and gradients of the chunk's tokens.
             unsafe {
                 let block = Block {
                     lanes,
                     j,
                     tokens: tokens.len(),
-                    operands: operands.as_ptr(),
+                    operands: operand_rows,
+                    operand_step,
                     state: state.as_ptr().add(j * lanes),
                     states: states.as_mut_ptr(),
                     g: g.as_mut_ptr().add(j * lanes),
@@ -533,10 +535,14 @@ fn gradients_head_body<I: Isa + Sums>(
         }
         for (t, sums) in tokens.zip(sums.chunks_exact(GRADIENTS * lanes)) {
             let to = [&out.r, &out.decay, &out.k, &out.a, &out.b, &out.v];
-            for gradient in 0..GRADIENTS {
+            for (gradient, sums) in sums.chunks_exact(lanes).enumerate() {
                 // SAFETY: this head's elements of `out` are ours.
                 let to = unsafe { to[gradient].range(span.row(t)) };
-                to.copy_from_slice(&sums[gradient * lanes..gradient * lanes + n]);
+                if matches!(gradient, G_R | G_K | G_V) {
+                    to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+                } else {
+                    to.copy_from_slice(&sums[..n]);
+                }
             }
         }
     }
@@ -571,26 +577,43 @@ fn transpose(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize,
     }
 }
 
-/// Some rows of S and G and a chunk of tokens: pointers into a workspace, see there.
+/// Some rows of S and G and a chunk of tokens.
 struct Block {
     lanes: usize,
     /// The first row.
     j: usize,
     /// Tokens of the chunk.
     tokens: usize,
-    operands: *const f32,
+    /// The first token's operands, and the elements from a token to the next.
+    operands: [*const f32; OPERANDS],
+    operand_step: usize,
     /// The rows of S before the chunk.
     state: *const f32,
     /// Those after each token.
     states: *mut f32,
     /// The rows of G.
     g: *mut f32,
+    /// The gradients of each token.
     sums: *mut f32,
 }
 
+impl Block {
+    /// A token's operands.
+    #[inline(always)]
+    fn token(&self, t: usize) -> [*const f32; OPERANDS] {
+        self.operands.map(|operand| operand.wrapping_add(t * self.operand_step))
+    }
+
+    /// A token's gradients.
+    #[inline(always)]
+    fn sums(&self, t: usize) -> [*mut f32; GRADIENTS] {
+        std::array::from_fn(|gradient| self.sums.wrapping_add((t * GRADIENTS + gradient) * self.lanes))
+    }
+}
+
 /// A chunk of tokens over [`ROWS`] rows of S and G, of [value, key]: nothing in the equations connects one value with
-/// another but the sums over values, so what a block of rows needs for all tokens of the chunk stays in the first-level
-/// cache. Adds to the sums of every token, but writes gv, which belongs to the rows.
+/// another but the sums over values, so a block of rows and its states stay in the first-level cache. Adds to the
+/// gradients of every token.
 ///
 /// # Safety
 /// The pointers are valid for the rows and tokens they are said to hold; otherwise as for [`Vector`].
@@ -602,16 +625,15 @@ unsafe fn chunk_rows<W: Sums>(x: &Block) {
     unsafe {
         let mut before = x.state;
         for t in 0..x.tokens {
-            let (token, sums) = (x.operands.add(t * OPERANDS * lanes), x.sums.add(t * GRADIENTS * lanes));
             let after = x.states.add(t * each);
-            replay::<W>(x, token, before, after, sums);
+            replay::<W>(x, &x.token(t), before, after, &x.sums(t));
             before = after;
         }
         for t in (0..x.tokens).rev() {
-            let (token, sums) = (x.operands.add(t * OPERANDS * lanes), x.sums.add(t * GRADIENTS * lanes));
+            let (token, sums) = (x.token(t), x.sums(t));
             let before = if t == 0 { x.state } else { x.states.add((t - 1) * each) };
-            let gsa = arrive::<W>(x, token, sums);
-            leave::<W>(x, token, before, &gsa, sums);
+            let gsa = arrive::<W>(x, &token, &sums);
+            leave::<W>(x, &token, before, &gsa, &sums);
         }
     }
 }
@@ -632,19 +654,24 @@ unsafe fn splats<W: Vector>(from: *const f32) -> [W::F32; ROWS] {
 /// The next state from the one before, and gr.
 ///
 /// # Safety
-/// As for [`chunk_rows`]; `token` points to a token's operands, `sums` to its gradients.
+/// As for [`chunk_rows`]; `token` are a token's operands, `sums` its gradients.
 #[inline(always)]
-unsafe fn replay<W: Vector>(x: &Block, token: *const f32, before: *const f32, after: *mut f32, sums: *mut f32) {
+unsafe fn replay<W: Vector>(
+    x: &Block,
+    token: &[*const f32; OPERANDS],
+    before: *const f32,
+    after: *mut f32,
+    sums: &[*mut f32; GRADIENTS],
+) {
     let Block { lanes, j, .. } = *x;
     // SAFETY: by the contract above.
     unsafe {
-        let v = splats::<W>(token.add(V * lanes + j));
-        let sa = splats::<W>(token.add(SA * lanes + j));
-        let gy = splats::<W>(token.add(GY * lanes + j));
+        let v = splats::<W>(token[V].add(j));
+        let sa = splats::<W>(token[SA].add(j));
+        let gy = splats::<W>(token[GY].add(j));
         for column in (0..lanes).step_by(W::WIDTH) {
-            let (at, to) = (token.add(column), sums.add(G_R * lanes + column));
-            let (decay, k, b) =
-                (W::load(at.add(DECAY * lanes)), W::load(at.add(K * lanes)), W::load(at.add(B * lanes)));
+            let [decay, k, b] = [DECAY, K, B].map(|operand| W::load(token[operand].add(column)));
+            let to = sums[G_R].add(column);
             let mut sum = W::load(to);
             for q in 0..ROWS {
                 let s = W::load(before.add(q * lanes + column));
@@ -662,16 +689,15 @@ unsafe fn replay<W: Vector>(x: &Block, token: *const f32, before: *const f32, af
 /// # Safety
 /// As for [`replay`].
 #[inline(always)]
-unsafe fn arrive<W: Sums>(x: &Block, token: *const f32, sums: *mut f32) -> [f32; ROWS] {
+unsafe fn arrive<W: Sums>(x: &Block, token: &[*const f32; OPERANDS], sums: &[*mut f32; GRADIENTS]) -> [f32; ROWS] {
     let Block { lanes, j, .. } = *x;
     // SAFETY: by the contract above.
     unsafe {
         let zero = [W::splat(0.0); ROWS];
         let (mut gv, mut gsa) = (zero, zero);
-        let gy = splats::<W>(token.add(GY * lanes + j));
+        let gy = splats::<W>(token[GY].add(j));
         for column in (0..lanes).step_by(W::WIDTH) {
-            let at = token.add(column);
-            let (r, k, b) = (W::load(at.add(R * lanes)), W::load(at.add(K * lanes)), W::load(at.add(B * lanes)));
+            let [r, k, b] = [R, K, B].map(|operand| W::load(token[operand].add(column)));
             for q in 0..ROWS {
                 let at = x.g.add(q * lanes + column);
                 let new = W::fma(gy[q], r, W::load(at));
@@ -680,10 +706,13 @@ unsafe fn arrive<W: Sums>(x: &Block, token: *const f32, sums: *mut f32) -> [f32;
                 gsa[q] = W::fma(new, b, gsa[q]);
             }
         }
-        W::sums(gv, sums.add(G_V * lanes + j));
-        let mut out = [0.0; ROWS];
-        W::sums(gsa, out.as_mut_ptr());
-        out
+        let mut out = [[0.0; ROWS]; 2];
+        W::sums(gv, out[0].as_mut_ptr());
+        W::sums(gsa, out[1].as_mut_ptr());
+        for q in 0..ROWS {
+            *sums[G_V].add(j + q) += out[0][q];
+        }
+        out[1]
     }
 }
 
@@ -692,18 +721,23 @@ unsafe fn arrive<W: Sums>(x: &Block, token: *const f32, sums: *mut f32) -> [f32;
 /// # Safety
 /// As for [`replay`].
 #[inline(always)]
-unsafe fn leave<W: Vector>(x: &Block, token: *const f32, before: *const f32, gsa: &[f32; ROWS], sums: *mut f32) {
+unsafe fn leave<W: Vector>(
+    x: &Block,
+    token: &[*const f32; OPERANDS],
+    before: *const f32,
+    gsa: &[f32; ROWS],
+    sums: &[*mut f32; GRADIENTS],
+) {
     let Block { lanes, j, .. } = *x;
     // SAFETY: by the contract above.
     unsafe {
-        let v = splats::<W>(token.add(V * lanes + j));
-        let sa = splats::<W>(token.add(SA * lanes + j));
+        let v = splats::<W>(token[V].add(j));
+        let sa = splats::<W>(token[SA].add(j));
         let gsa = splats::<W>(gsa.as_ptr());
         for column in (0..lanes).step_by(W::WIDTH) {
-            let (at, to) = (token.add(column), sums.add(column));
-            let (decay, a) = (W::load(at.add(DECAY * lanes)), W::load(at.add(A * lanes)));
-            let (mut gdecay, mut gk) = (W::load(to.add(G_DECAY * lanes)), W::load(to.add(G_K * lanes)));
-            let (mut ga, mut gb) = (W::load(to.add(G_A * lanes)), W::load(to.add(G_B * lanes)));
+            let [decay, a] = [DECAY, A].map(|operand| W::load(token[operand].add(column)));
+            let to = [G_DECAY, G_K, G_A, G_B].map(|gradient| sums[gradient].add(column));
+            let [mut gdecay, mut gk, mut ga, mut gb] = to.map(|to| W::load(to));
             for q in 0..ROWS {
                 let at = q * lanes + column;
                 let (s, now) = (W::load(before.add(at)), W::load(x.g.add(at)));
@@ -713,10 +747,9 @@ unsafe fn leave<W: Vector>(x: &Block, token: *const f32, before: *const f32, gsa
                 ga = W::fma(s, gsa[q], ga);
                 W::store(W::fma(a, gsa[q], W::mul(now, decay)), x.g.add(at));
             }
-            W::store(gdecay, to.add(G_DECAY * lanes));
-            W::store(gk, to.add(G_K * lanes));
-            W::store(ga, to.add(G_A * lanes));
-            W::store(gb, to.add(G_B * lanes));
+            for (sum, to) in [gdecay, gk, ga, gb].into_iter().zip(to) {
+                W::store(sum, to);
+            }
         }
     }
 }
