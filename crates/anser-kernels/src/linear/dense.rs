@@ -55,6 +55,9 @@ const ABREAST: usize = 4;
 /// Panels of a unit of work: as many as the widest tile has.
 const GROUP: usize = 2;
 
+/// Panels that the rows of one tile pass over in turn: a block of them fits in the second-level cache.
+const WIDE: usize = 16;
+
 /// The most groups of a unit whose left operand is transposed.
 const MOST_GROUPS: usize = 4;
 
@@ -481,65 +484,71 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
             let (next_rows, next_stride) = a.at(next_rows.start, next_start);
             let (lines, line) = if T { (length, span.len()) } else { (span.len(), length) };
             let (mut fetched, share) = (0, lines.div_ceil(panels.len().div_ceil(P) * span.len().div_ceil(R)));
-            for panel in panels.clone().step_by(P) {
-                let count = P.min(panels.end - panel);
-                let as_it_lies = T && !b.transposed && !b.relu2 && (panel + P) * PANEL <= b.cols;
-                let (first, panel_step, w_step) = if as_it_lies {
-                    let (first, stride) = b.at(start, panel * PANEL);
-                    (first, PANEL, stride)
-                } else if T {
-                    pack_panels::<I>(b, start, length, panel, count, fresh);
-                    (fresh.cast_const(), length * PANEL, PANEL)
-                } else {
-                    (w.block(start, panel, length).cast_const(), length * PANEL, PANEL)
-                };
-                // An odd last panel is computed twice rather than by a tile of its own.
-                let mut of = [first; P];
-                for p in 1..count {
-                    of[p] = first.wrapping_add(p * panel_step);
+            let wide = if T { P } else { WIDE };
+            for first_panel in panels.clone().step_by(wide) {
+                let group = first_panel..(first_panel + wide).min(panels.end);
+                let as_it_lies = T && !b.transposed && !b.relu2 && (first_panel + P) * PANEL <= b.cols;
+                let w_step = if as_it_lies { b.at(0, 0).1 } else { PANEL };
+                if T && !as_it_lies {
+                    pack_panels::<I>(b, start, length, first_panel, group.len(), fresh);
                 }
-                // The panels that come next are fetched while these are computed, by the first tiles.
+                // What comes next is fetched while these are computed, by the first tiles.
                 let (mut next, next_step) = if !T {
-                    (w.block(start, panel + P, length).cast_const(), P * PANEL)
-                } else if panel + P < panels.end {
-                    b.at(start, (panel + P) * PANEL)
+                    (w.block(start, group.end, length).cast_const(), P * PANEL)
+                } else if group.end < panels.end {
+                    b.at(start, group.end * PANEL)
                 } else {
                     b.at(following, panels.start * PANEL)
                 };
-                let end = next.wrapping_add(if T { length } else { length / UNROLLED } * next_step);
+                let end = next.wrapping_add(if T { length } else { wide / P * (length / UNROLLED) } * next_step);
                 for row in span.clone().step_by(R) {
                     let done = row - span.start;
-                    for row in fetched..lines.min(fetched + share) {
-                        fetch_late::<I>(next_rows.wrapping_add(row * next_stride), line);
-                    }
-                    fetched += share;
-                    let (x, x_step) = if done < whole {
-                        a.at(row, start)
-                    } else {
-                        (rows.cast_const().add((done - whole) / R * apart::<R>()), R)
-                    };
-                    let tile = Tile {
-                        x,
-                        x_step,
-                        w: of,
-                        w_step,
-                        length,
-                        y: y.add(row * n + panel * PANEL),
-                        outputs: n,
-                        from: if from.is_null() { from } else { from.add(row * from_stride + panel * PANEL) },
-                        from_stride,
-                        height: R.min(span.end - row),
-                        width: (n.min(panels.end * PANEL) - panel * PANEL).min(P * PANEL),
-                        next,
-                        next_step,
-                    };
-                    if next < end {
-                        next = next.wrapping_add(length / UNROLLED * next_step);
-                    }
-                    if tile.height <= SHORTEST {
-                        multiply_tile::<I, R, SHORTEST, P, T>(&tile);
-                    } else {
-                        multiply_tile::<I, R, R, P, T>(&tile);
+                    for panel in group.clone().step_by(P) {
+                        let count = P.min(group.end - panel);
+                        let (first, panel_step) = if as_it_lies {
+                            (b.at(start, panel * PANEL).0, PANEL)
+                        } else if T {
+                            (fresh.cast_const(), length * PANEL)
+                        } else {
+                            (w.block(start, panel, length).cast_const(), length * PANEL)
+                        };
+                        // An odd last panel is computed twice rather than by a tile of its own.
+                        let mut of = [first; P];
+                        for p in 1..count {
+                            of[p] = first.wrapping_add(p * panel_step);
+                        }
+                        for row in fetched..lines.min(fetched + share) {
+                            fetch_late::<I>(next_rows.wrapping_add(row * next_stride), line);
+                        }
+                        fetched += share;
+                        let (x, x_step) = if done < whole {
+                            a.at(row, start)
+                        } else {
+                            (rows.cast_const().add((done - whole) / R * apart::<R>()), R)
+                        };
+                        let tile = Tile {
+                            x,
+                            x_step,
+                            w: of,
+                            w_step,
+                            length,
+                            y: y.add(row * n + panel * PANEL),
+                            outputs: n,
+                            from: if from.is_null() { from } else { from.add(row * from_stride + panel * PANEL) },
+                            from_stride,
+                            height: R.min(span.end - row),
+                            width: (n.min(panels.end * PANEL) - panel * PANEL).min(P * PANEL),
+                            next,
+                            next_step,
+                        };
+                        if next < end {
+                            next = next.wrapping_add(length / UNROLLED * next_step);
+                        }
+                        if tile.height <= SHORTEST {
+                            multiply_tile::<I, R, SHORTEST, P, T>(&tile);
+                        } else {
+                            multiply_tile::<I, R, R, P, T>(&tile);
+                        }
                     }
                 }
             }
