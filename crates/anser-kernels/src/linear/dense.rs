@@ -4,8 +4,8 @@
 //! multiply-adds. It depends on the shape alone, not on how the product is cut between threads.
 //!
 //! The right operand is packed once, into panels of sixteen columns, by all threads. Then every thread takes rows of
-//! the result: it copies their block of the left operand into its second-level cache, and passes all of them over a
-//! block of a panel, which stays in the first-level cache.
+//! the result: it copies their block of the left operand into its second-level cache, and so many panels of a block
+//! come there with it. The rows of one tile stay in the first-level cache while those panels pass.
 //!
 //! A transposed left operand means a weight's gradient, a sum over tokens: both operands are as large as an activation,
 //! and what a tile needs of a token lies together in either. Nothing is copied then but what fills no tile or is not
@@ -31,7 +31,7 @@ use crate::pool::{Pool, SharedMut};
 use crate::simd::{Level, dispatch, level};
 
 /// The most rows of the left operand that are copied together: a multiple of the height of every tile. Few, so that
-/// threads finish together; but while the tiles of a chunk pass over one block of panels, they fetch the next one.
+/// threads finish together; but while the tiles of a chunk pass over some panels, they fetch the next ones.
 const CHUNK: usize = 48;
 
 /// The same of a left operand that is transposed: higher, since every chunk meets all of the right operand.
@@ -488,10 +488,16 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
             for first_panel in panels.clone().step_by(wide) {
                 let group = first_panel..(first_panel + wide).min(panels.end);
                 let as_it_lies = T && !b.transposed && !b.relu2 && (first_panel + P) * PANEL <= b.cols;
-                let w_step = if as_it_lies { b.at(0, 0).1 } else { PANEL };
-                if T && !as_it_lies {
+                // The group's first panel, and the elements from one to the next and from row to row.
+                let (first, panel_step, w_step) = if as_it_lies {
+                    let (first, stride) = b.at(start, first_panel * PANEL);
+                    (first, PANEL, stride)
+                } else if T {
                     pack_panels::<I>(b, start, length, first_panel, group.len(), fresh);
-                }
+                    (fresh.cast_const(), length * PANEL, PANEL)
+                } else {
+                    (w.block(start, first_panel, length).cast_const(), length * PANEL, PANEL)
+                };
                 // What comes next is fetched while these are computed, by the first tiles.
                 let (mut next, next_step) = if !T {
                     (w.block(start, group.end, length).cast_const(), P * PANEL)
@@ -504,19 +510,11 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
                 for row in span.clone().step_by(R) {
                     let done = row - span.start;
                     for panel in group.clone().step_by(P) {
-                        let count = P.min(group.end - panel);
-                        let (first, panel_step) = if as_it_lies {
-                            (b.at(start, panel * PANEL).0, PANEL)
-                        } else if T {
-                            (fresh.cast_const(), length * PANEL)
-                        } else {
-                            (w.block(start, panel, length).cast_const(), length * PANEL)
-                        };
                         // An odd last panel is computed twice rather than by a tile of its own.
-                        let mut of = [first; P];
-                        for p in 1..count {
-                            of[p] = first.wrapping_add(p * panel_step);
-                        }
+                        let last = group.end - panel - 1;
+                        let of = std::array::from_fn(|p| {
+                            first.wrapping_add((panel - first_panel + p.min(last)) * panel_step)
+                        });
                         for row in fetched..lines.min(fetched + share) {
                             fetch_late::<I>(next_rows.wrapping_add(row * next_stride), line);
                         }

@@ -75,6 +75,11 @@ impl Case<f32> {
 
     /// Forward and backward; every buffer holds NaN before, and the forward pass must be that of `wkv7::scan`.
     fn fast(&self, pool: &Pool) -> Results<f32> {
+        self.fast_onto(pool, fresh(self.gy.len()))
+    }
+
+    /// The gradients that gradients become.
+    fn fast_onto(&self, pool: &Pool, mut out: [Vec<f32>; 6]) -> Results<f32> {
         let (heads, cu, x, elements) = (self.heads, &self.cu_seqlens, &self.inputs(), self.gy.len());
         let (mut y, mut want_y) = (vec![f32::NAN; elements], vec![f32::NAN; elements]);
         let (mut states, mut want_states) = (self.states.clone(), self.states.clone());
@@ -87,7 +92,7 @@ impl Case<f32> {
 
         let saved = Saved { states: &saved_states[..], sa: &sa[..] };
         let mut workspace = vec![f32::NAN; workspace_len(pool.threads(), heads)];
-        let (mut out, mut gstates) = (fresh(elements), self.gstates.clone());
+        let mut gstates = self.gstates.clone();
         let gradients = gradients(&mut out);
         backward::scan(pool, heads, cu, x, saved, &self.gy, &mut slices(&mut gstates), gradients, &mut workspace);
         (out, gstates)
@@ -101,7 +106,11 @@ impl<T: Real> Case<T> {
     }
 
     fn reference(&self) -> Results<T> {
-        let mut out = std::array::from_fn(|_| vec![T::ZERO; self.gy.len()]);
+        self.reference_onto(std::array::from_fn(|_| vec![T::ZERO; self.gy.len()]))
+    }
+
+    /// The gradients that gradients become.
+    fn reference_onto(&self, mut out: [Vec<T>; 6]) -> Results<T> {
         let mut gstates = self.gstates.clone();
         let states: Vec<&[T]> = self.states.iter().map(Vec::as_slice).collect();
         let (x, gradients) = (self.inputs(), gradients(&mut out));
@@ -327,22 +336,14 @@ fn a_batch_of_nothing_keeps_the_states_gradient() {
 fn gradients_of_r_k_and_v_are_added() {
     for head_size in [16, 20] {
         let case = Case::random(Heads { heads: 2, head_size }, &[19], 7);
-        let (heads, cu, elements) = (case.heads, &case.cu_seqlens, case.gy.len());
-        let (want, _) = case.fast(&Pool::new(1));
-        let mut states = case.states.clone();
-        let (mut saved_states, mut sa) = (vec![0.0; saved_states_len(heads, cu)], vec![0.0; elements]);
-        let saved = Saved { states: &mut saved_states[..], sa: &mut sa[..] };
-        let (pool, x, mut y) = (Pool::new(1), case.inputs(), vec![0.0; elements]);
-        backward::scan_saving(&pool, heads, cu, &x, &mut slices(&mut states), &mut y, saved);
-        let saved = Saved { states: &saved_states[..], sa: &sa[..] };
-        let (mut out, mut gstates) = (std::array::from_fn(|_| vec![3.0; elements]), case.gstates.clone());
-        let mut workspace = vec![f32::NAN; workspace_len(1, heads)];
-        let gradients = gradients(&mut out);
-        backward::scan(&pool, heads, cu, &x, saved, &case.gy, &mut slices(&mut gstates), gradients, &mut workspace);
-        for (g, before) in [3.0, 0.0, 3.0, 3.0, 0.0, 0.0].into_iter().enumerate() {
-            for (have, want) in out[g].iter().zip(&want[g]) {
-                let want = before + want;
-                assert!((have - want).abs() <= 1e-5 * (1.0 + want.abs()), "gradient {g}: {have} instead of {want}");
+        let (pool, threes) = (Pool::new(1), std::array::from_fn(|_| vec![3.0; case.gy.len()]));
+        let reference = [case.reference_onto(threes.clone()), case.reference()];
+        for [(have, _), (want, _)] in [[case.fast_onto(&pool, threes), case.fast(&pool)], reference] {
+            for (g, before) in [3.0, 0.0, 3.0, 3.0, 0.0, 0.0].into_iter().enumerate() {
+                for (have, want) in have[g].iter().zip(&want[g]) {
+                    let want = before + want;
+                    assert!((have - want).abs() <= 1e-5 * (1.0 + want.abs()), "gradient {g}: {have} instead of {want}");
+                }
             }
         }
     }

@@ -447,7 +447,7 @@ const GRADIENTS: usize = 6;
 
 /// How a thread's workspace is laid out: S before a chunk [rows, lanes] and G [rows, lanes], both [value, key]; a block
 /// of rows of S after each token of the chunk [CHUNK, ROWS, lanes]; then [CHUNK, OPERANDS, lanes] and
-/// [CHUNK, GRADIENTS, lanes]. What pads N is 0.
+/// [CHUNK, GRADIENTS, lanes]. What pads N is 0. The room for operands is unused where N fills whole registers.
 #[derive(Clone, Copy)]
 struct Workspace {
     n: usize,
