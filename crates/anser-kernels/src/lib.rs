@@ -12,3 +12,4 @@ pub mod pool;
 pub mod recurrence;
 pub mod rows;
 pub mod simd;
+mod transpose;

@@ -29,6 +29,7 @@ use super::{BLOCK, PANEL};
 use crate::activation::relu2_1;
 use crate::pool::{Pool, SharedMut};
 use crate::simd::{Level, dispatch, level};
+use crate::transpose::transpose;
 
 /// The most rows of the left operand that are copied together: a multiple of the height of every tile. Few, so that
 /// threads finish together; but while the tiles of a chunk pass over some panels, they fetch the next ones.
@@ -356,7 +357,7 @@ unsafe fn pack_panels<I: Lanes>(b: &Mat<'_>, start: usize, length: usize, first:
                     to.write_bytes(0, length * PANEL);
                 }
                 if b.transposed {
-                    transpose(from, stride, to, length, width);
+                    transpose::<I>(from, stride, to, PANEL, width, length);
                 } else {
                     for k in 0..length {
                         std::ptr::copy_nonoverlapping(from.add(k * stride), to.add(k * PANEL), width);
@@ -366,35 +367,6 @@ unsafe fn pack_panels<I: Lanes>(b: &Mat<'_>, start: usize, length: usize, first:
         }
         if b.relu2 {
             relu2(to, count * length * PANEL);
-        }
-    }
-}
-
-/// Writes `to[k][j] = from[j][k]` for k below `length` and j below `width`, with rows a panel and `stride` apart.
-#[inline(always)]
-unsafe fn transpose(from: *const f32, stride: usize, to: *mut f32, length: usize, width: usize) {
-    const SIDE: usize = 8;
-    let (whole_k, whole_j) = (length - length % SIDE, width - width % SIDE);
-    // SAFETY: the caller's pointers are valid for these rows and columns.
-    unsafe {
-        for j in (0..whole_j).step_by(SIDE) {
-            for k in (0..whole_k).step_by(SIDE) {
-                let mut block = [[0.0f32; SIDE]; SIDE];
-                for row in 0..SIDE {
-                    let from = from.add((j + row) * stride + k).cast::<[f32; SIDE]>().read_unaligned();
-                    for column in 0..SIDE {
-                        block[column][row] = from[column];
-                    }
-                }
-                for column in 0..SIDE {
-                    to.add((k + column) * PANEL + j).cast::<[f32; SIDE]>().write_unaligned(block[column]);
-                }
-            }
-        }
-        for k in 0..length {
-            for j in (if k < whole_k { whole_j } else { 0 })..width {
-                *to.add(k * PANEL + j) = *from.add(j * stride + k);
-            }
         }
     }
 }

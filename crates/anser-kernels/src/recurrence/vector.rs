@@ -28,24 +28,6 @@ pub(super) trait Vector {
     unsafe fn fma(a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
 }
 
-/// f32 of a cache line.
-const LINE: usize = 16;
-
-/// Asks for some elements that are needed soon; they need not exist. The rows of a head are a width apart, which hardware
-/// does not look ahead over.
-#[inline(always)]
-pub(super) fn fetch(from: *const f32, len: usize) {
-    for element in (0..len).step_by(LINE) {
-        // SAFETY: every x86-64 has the instruction, and it never faults.
-        #[cfg(target_arch = "x86_64")]
-        unsafe {
-            _mm_prefetch::<_MM_HINT_T1>(from.wrapping_add(element).cast());
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = from.wrapping_add(element);
-    }
-}
-
 /// A single lane on the instruction set `I`, for what is left of a row.
 pub(super) struct One<I>(PhantomData<I>);
 

@@ -121,19 +121,19 @@ fn layer_norm_backward_body<I: Isa>(
     let (gx, g_weight, g_bias) = (&mut gx[..n], &mut g_weight[..n], &mut g_bias[..n]);
     let (mean, scale) = mean_and_scale::<I>(x, eps);
     let (mut plain, mut along) = ([0.0f32; LANES], [0.0f32; LANES]);
-    let whole = n - n % LANES;
-    for start in (0..whole).step_by(LANES) {
+    let ((gs, g_rest), (xs, x_rest)) = (g.as_chunks::<LANES>(), x.as_chunks::<LANES>());
+    let (weights, weight_rest) = weight.as_chunks::<LANES>();
+    for ((g, x), weight) in gs.iter().zip(xs).zip(weights) {
         for lane in 0..LANES {
-            let c = start + lane;
-            let (normal, gw) = ((x[c] - mean) * scale, g[c] * weight[c]);
+            let (normal, gw) = ((x[lane] - mean) * scale, g[lane] * weight[lane]);
             plain[lane] += gw;
             along[lane] = I::fma(gw, normal, along[lane]);
         }
     }
-    for c in whole..n {
-        let (normal, gw) = ((x[c] - mean) * scale, g[c] * weight[c]);
-        plain[c - whole] += gw;
-        along[c - whole] = I::fma(gw, normal, along[c - whole]);
+    for lane in 0..x_rest.len() {
+        let (normal, gw) = ((x_rest[lane] - mean) * scale, g_rest[lane] * weight_rest[lane]);
+        plain[lane] += gw;
+        along[lane] = I::fma(gw, normal, along[lane]);
     }
     let (plain, along) = (tree(plain) / n as f32, tree(along) / n as f32);
     for c in 0..n {

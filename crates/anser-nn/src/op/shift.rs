@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use anser_kernels::norm::{layer_norm, lerp};
-use anser_kernels::simd::level;
+use anser_kernels::simd::{fetch, level};
 use burn::tensor::Tensor;
 
 use super::layer_norm::layer_norm_composite;
@@ -140,6 +140,9 @@ impl Normal<'_> {
     }
 }
 
+/// Rows that gradients are asked for before they are used: they are more at once than hardware looks ahead over.
+const AHEAD: usize = 2;
+
 impl Operation for Shift {
     fn forward(&self, inputs: &[&[f32]], _: bool) -> (Vec<Array>, Vec<Vec<f32>>) {
         let width = self.width;
@@ -213,6 +216,9 @@ impl Operation for Shift {
             }
             normal.row(rows.end - 1, &mut now);
             for row in rows.clone().rev() {
+                for g in g_mixed.iter().chain([&g_passed]).flatten() {
+                    fetch(g.as_ptr().wrapping_add(row * width).wrapping_sub(AHEAD * width), width);
+                }
                 // g_before now is what the next row passes to this one.
                 std::mem::swap(&mut g_now, &mut g_before);
                 g_before.fill(0.0);

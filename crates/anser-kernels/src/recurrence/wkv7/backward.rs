@@ -34,13 +34,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::super::vector::{One, Vector, fetch, for_columns};
+use super::super::vector::{One, Vector, for_columns};
 use super::super::{GRAIN, Heads, Span, check, share, split_unit, spread};
 use super::{Inputs, correction, update};
 use crate::pool::{Pool, SharedMut};
 #[cfg(target_arch = "x86_64")]
 use crate::simd::{Avx2, Avx512};
-use crate::simd::{Isa, Level, Portable, dispatch, level};
+use crate::simd::{Isa, Level, Portable, dispatch, fetch, level};
+use crate::transpose::transpose;
 
 /// Tokens from one saved state to the next.
 pub const CHUNK: usize = 16;
@@ -375,6 +376,9 @@ fn saving_head_body<I: Isa + Vector>(
                 saved.states.range(slot..slot + n * n).copy_from_slice(state);
                 slot += span.stride * n;
             }
+            // A share of where the state after these tokens and their neighbours is saved.
+            let part = start % CHUNK * n * n / CHUNK;
+            fetch(saved.states.start().wrapping_add(slot + part), super::TILE * n * n / CHUNK);
             let tile = start..span.tokens.min(start + super::TILE);
             for_columns!(I, n, saving_columns, 4, (span, tile.clone(), x, state, y, &saved.sa));
         }
@@ -403,8 +407,12 @@ unsafe fn saving_columns<V: Vector, const R: usize>(
             let row = span.row(t);
             let token = x.rows(row.clone());
             let columns = row.start + column..row.start + column + R * V::WIDTH;
+            let later = span.row(t + super::TILE).start + column;
             for operand in [x.r, x.decay, x.k, x.v, x.a, x.b] {
-                fetch(operand.as_ptr().wrapping_add(span.row(t + super::TILE).start + column), R * V::WIDTH);
+                fetch(operand.as_ptr().wrapping_add(later), R * V::WIDTH);
+            }
+            for result in [y, saved_sa] {
+                fetch(result.start().wrapping_add(later), R * V::WIDTH);
             }
             let save = saved_sa.range(columns.clone());
             for j in 0..R {
@@ -422,6 +430,8 @@ unsafe fn saving_columns<V: Vector, const R: usize>(
 
 /// f32 that the rows of a workspace are padded and aligned to: the widest register, and a cache line.
 const ALIGN: usize = 16;
+/// Registers of a row that are kept from token to token, where there are enough of them: a head of 64 in AVX-512.
+const HELD: usize = 4;
 /// Values whose rows of S and G pass through a chunk together.
 const ROWS: usize = 4;
 
@@ -489,11 +499,15 @@ fn gradients_head_body<I: Isa + Sums>(
     assert!(g_state.len() == n * n && sums.len() == CHUNK * GRADIENTS * lanes);
 
     let packed = [x.r, x.decay, x.k, x.a, x.b, x.v, saved.sa, gy];
-    transpose(g_state, n, g, lanes, n);
+    let gradients = [&out.r, &out.decay, &out.k, &out.a, &out.b, &out.v];
+    // SAFETY: the caller is compiled for `I`; either side has n rows and columns, here and below.
+    unsafe { transpose::<I>(g_state.as_ptr(), n, g.as_mut_ptr(), lanes, n, n) };
     for chunk in (0..span.tokens.div_ceil(CHUNK)).rev() {
         let tokens = chunk * CHUNK..span.tokens.min((chunk + 1) * CHUNK);
         let saved_state = first + chunk * span.stride * n;
-        transpose(&saved.states[saved_state..saved_state + n * n], n, state, lanes, n);
+        let saved_states = &saved.states[saved_state..saved_state + n * n];
+        // SAFETY: as above.
+        unsafe { transpose::<I>(saved_states.as_ptr(), n, state.as_mut_ptr(), lanes, n, n) };
         let (mut operand_rows, mut operand_step) =
             (packed.map(|operand| operand[span.row(tokens.start)].as_ptr()), span.stride);
         if n < lanes {
@@ -507,12 +521,19 @@ fn gradients_head_body<I: Isa + Sums>(
         }
         sums.fill(0.0);
         for j in (0..rows).step_by(ROWS) {
-            if chunk > 0 {
-                // A share of what the chunk before this one will read.
-                for t in (j / ROWS..CHUNK).step_by(rows / ROWS) {
-                    let start = span.row(tokens.start - CHUNK + t).start;
+            // A share of what this chunk will write, and of what the one before it will read.
+            for t in (j / ROWS..CHUNK).step_by(rows / ROWS) {
+                let start = span.row(tokens.start).start + t * span.stride;
+                for gradient in gradients {
+                    // SAFETY: nothing is written.
+                    fetch(unsafe { gradient.start() }.wrapping_add(start), n);
+                }
+                if chunk > 0 {
+                    let start = start - CHUNK * span.stride;
                     packed.iter().for_each(|operand| fetch(operand.as_ptr().wrapping_add(start), n));
                 }
+            }
+            if chunk > 0 {
                 let state = saved_state - span.stride * n + j * n;
                 fetch(saved.states.as_ptr().wrapping_add(state), ROWS * n);
             }
@@ -530,14 +551,17 @@ fn gradients_head_body<I: Isa + Sums>(
                     g: g.as_mut_ptr().add(j * lanes),
                     sums: sums.as_mut_ptr(),
                 };
-                chunk_rows::<I>(&block);
+                if lanes == HELD * I::WIDTH && I::LEVEL >= Level::Avx512 {
+                    chunk_rows::<I, HELD>(&block);
+                } else {
+                    chunk_rows::<I, 0>(&block);
+                }
             }
         }
         for (t, sums) in tokens.zip(sums.chunks_exact(GRADIENTS * lanes)) {
-            let to = [&out.r, &out.decay, &out.k, &out.a, &out.b, &out.v];
             for (gradient, sums) in sums.chunks_exact(lanes).enumerate() {
                 // SAFETY: this head's elements of `out` are ours.
-                let to = unsafe { to[gradient].range(span.row(t)) };
+                let to = unsafe { gradients[gradient].range(span.row(t)) };
                 if matches!(gradient, G_R | G_K | G_V) {
                     to.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
                 } else {
@@ -546,35 +570,8 @@ fn gradients_head_body<I: Isa + Sums>(
             }
         }
     }
-    transpose(g, lanes, g_state, n, n);
-}
-
-/// Writes the transpose of a [n, n] matrix with rows of `from_stride` elements into one with rows of `to_stride`.
-#[inline(always)]
-fn transpose(from: &[f32], from_stride: usize, to: &mut [f32], to_stride: usize, n: usize) {
-    const SIDE: usize = 8;
-    let whole = n - n % SIDE;
-    for i in (0..whole).step_by(SIDE) {
-        for j in (0..whole).step_by(SIDE) {
-            let mut block = [[0.0; SIDE]; SIDE];
-            for row in 0..SIDE {
-                let start = (i + row) * from_stride + j;
-                let from = &from[start..start + SIDE];
-                for column in 0..SIDE {
-                    block[column][row] = from[column];
-                }
-            }
-            for column in 0..SIDE {
-                let start = (j + column) * to_stride + i;
-                to[start..start + SIDE].copy_from_slice(&block[column]);
-            }
-        }
-    }
-    for i in 0..n {
-        for j in (if i < whole { whole } else { 0 })..n {
-            to[j * to_stride + i] = from[i * from_stride + j];
-        }
-    }
+    // SAFETY: as above.
+    unsafe { transpose::<I>(g.as_ptr(), lanes, g_state.as_mut_ptr(), n, n, n) };
 }
 
 /// Some rows of S and G and a chunk of tokens.
@@ -598,6 +595,18 @@ struct Block {
 }
 
 impl Block {
+    /// Lanes of a row.
+    #[inline(always)]
+    fn lanes<W: Vector, const C: usize>(&self) -> usize {
+        if C > 0 { C * W::WIDTH } else { self.lanes }
+    }
+
+    /// Registers of a row.
+    #[inline(always)]
+    fn registers<W: Vector, const C: usize>(&self) -> usize {
+        self.lanes::<W, C>() / W::WIDTH
+    }
+
     /// A token's operands.
     #[inline(always)]
     fn token(&self, t: usize) -> [*const f32; OPERANDS] {
@@ -606,34 +615,86 @@ impl Block {
 
     /// A token's gradients.
     #[inline(always)]
-    fn sums(&self, t: usize) -> [*mut f32; GRADIENTS] {
-        std::array::from_fn(|gradient| self.sums.wrapping_add((t * GRADIENTS + gradient) * self.lanes))
+    fn sums<W: Vector, const C: usize>(&self, t: usize) -> [*mut f32; GRADIENTS] {
+        let lanes = self.lanes::<W, C>();
+        std::array::from_fn(|gradient| self.sums.wrapping_add((t * GRADIENTS + gradient) * lanes))
     }
 }
 
 /// A chunk of tokens over [`ROWS`] rows of S and G, of [value, key]: nothing in the equations connects one value with
 /// another but the sums over values, so a block of rows and its states stay in the first-level cache. Adds to the
-/// gradients of every token.
+/// gradients of every token. C: registers of a row, if the block's rows stay in registers; 0 if they do not fit.
 ///
 /// # Safety
 /// The pointers are valid for the rows and tokens they are said to hold; otherwise as for [`Vector`].
 #[inline(always)]
-unsafe fn chunk_rows<W: Sums>(x: &Block) {
-    let Block { lanes, .. } = *x;
-    let each = ROWS * lanes;
+unsafe fn chunk_rows<W: Sums, const C: usize>(x: &Block) {
     // SAFETY: by the contract above.
     unsafe {
-        let mut before = x.state;
+        let each = ROWS * x.lanes::<W, C>();
+        let mut s = Held::<W, C>::new(x.state.cast_mut(), x);
         for t in 0..x.tokens {
-            let after = x.states.add(t * each);
-            replay::<W>(x, &x.token(t), before, after, &x.sums(t));
-            before = after;
+            replay::<W, C>(x, t, &mut s, x.states.add(t * each));
         }
+        let mut g = Held::<W, C>::new(x.g, x);
         for t in (0..x.tokens).rev() {
-            let (token, sums) = (x.token(t), x.sums(t));
             let before = if t == 0 { x.state } else { x.states.add((t - 1) * each) };
-            let gsa = arrive::<W>(x, &token, &sums);
-            leave::<W>(x, &token, before, &gsa, &sums);
+            let gsa = arrive::<W, C>(x, t, &mut g);
+            stay::<W, C>(x, t, before, &g);
+            leave::<W, C>(x, t, before, &gsa, &mut g);
+        }
+        g.put_back();
+    }
+}
+
+/// The rows of a block: C registers each, or, if C is 0, in memory.
+struct Held<W: Vector, const C: usize> {
+    registers: [[W::F32; C]; ROWS],
+    rows: *mut f32,
+    lanes: usize,
+}
+
+impl<W: Vector, const C: usize> Held<W, C> {
+    #[inline(always)]
+    unsafe fn new(rows: *mut f32, x: &Block) -> Self {
+        // SAFETY: by the contract of `chunk_rows`, here and below.
+        unsafe {
+            let lanes = x.lanes::<W, C>();
+            let mut registers = [[W::splat(0.0); C]; ROWS];
+            for q in 0..ROWS {
+                for c in 0..C {
+                    registers[q][c] = W::load(rows.add(q * lanes + c * W::WIDTH));
+                }
+            }
+            Held { registers, rows, lanes }
+        }
+    }
+
+    /// Register `c` of row `q`.
+    #[inline(always)]
+    unsafe fn get(&self, q: usize, c: usize) -> W::F32 {
+        // SAFETY: as above.
+        unsafe { if C > 0 { self.registers[q][c] } else { W::load(self.rows.add(q * self.lanes + c * W::WIDTH)) } }
+    }
+
+    #[inline(always)]
+    unsafe fn set(&mut self, q: usize, c: usize, value: W::F32) {
+        if C > 0 {
+            self.registers[q][c] = value;
+        } else {
+            // SAFETY: as above.
+            unsafe { W::store(value, self.rows.add(q * self.lanes + c * W::WIDTH)) };
+        }
+    }
+
+    /// Writes what was held in registers.
+    #[inline(always)]
+    unsafe fn put_back(&self) {
+        for q in 0..ROWS {
+            for c in 0..C {
+                // SAFETY: as above.
+                unsafe { W::store(self.registers[q][c], self.rows.add(q * self.lanes + c * W::WIDTH)) };
+            }
         }
     }
 }
@@ -654,102 +715,119 @@ unsafe fn splats<W: Vector>(from: *const f32) -> [W::F32; ROWS] {
 /// The next state from the one before, and gr.
 ///
 /// # Safety
-/// As for [`chunk_rows`]; `token` are a token's operands, `sums` its gradients.
+/// As for [`chunk_rows`]; `t` is a token of the chunk.
 #[inline(always)]
-unsafe fn replay<W: Vector>(
-    x: &Block,
-    token: &[*const f32; OPERANDS],
-    before: *const f32,
-    after: *mut f32,
-    sums: &[*mut f32; GRADIENTS],
-) {
-    let Block { lanes, j, .. } = *x;
+unsafe fn replay<W: Vector, const C: usize>(x: &Block, t: usize, s: &mut Held<W, C>, after: *mut f32) {
     // SAFETY: by the contract above.
     unsafe {
-        let v = splats::<W>(token[V].add(j));
-        let sa = splats::<W>(token[SA].add(j));
-        let gy = splats::<W>(token[GY].add(j));
-        for column in (0..lanes).step_by(W::WIDTH) {
+        let (token, to) = (x.token(t), x.sums::<W, C>(t)[G_R]);
+        let v = splats::<W>(token[V].add(x.j));
+        let sa = splats::<W>(token[SA].add(x.j));
+        let gy = splats::<W>(token[GY].add(x.j));
+        for c in 0..x.registers::<W, C>() {
+            let column = c * W::WIDTH;
             let [decay, k, b] = [DECAY, K, B].map(|operand| W::load(token[operand].add(column)));
-            let to = sums[G_R].add(column);
-            let mut sum = W::load(to);
+            let mut sum = W::load(to.add(column));
             for q in 0..ROWS {
-                let s = W::load(before.add(q * lanes + column));
-                let new = W::fma(v[q], k, W::fma(sa[q], b, W::mul(s, decay)));
-                W::store(new, after.add(q * lanes + column));
+                let new = W::fma(v[q], k, W::fma(sa[q], b, W::mul(s.get(q, c), decay)));
+                W::store(new, after.add(q * x.lanes::<W, C>() + column));
+                if C > 0 {
+                    s.set(q, c, new);
+                }
                 sum = W::fma(gy[q], new, sum);
             }
-            W::store(sum, to);
+            W::store(sum, to.add(column));
+        }
+        if C == 0 {
+            s.rows = after;
         }
     }
 }
 
-/// Adds what y says to G, then gv and gsa: sums over keys, lane by lane and then over the lanes. Returns gsa.
+/// Adds what y says to G, then gsa: a sum over keys, lane by lane and then over the lanes.
 ///
 /// # Safety
 /// As for [`replay`].
 #[inline(always)]
-unsafe fn arrive<W: Sums>(x: &Block, token: &[*const f32; OPERANDS], sums: &[*mut f32; GRADIENTS]) -> [f32; ROWS] {
-    let Block { lanes, j, .. } = *x;
+unsafe fn arrive<W: Sums, const C: usize>(x: &Block, t: usize, g: &mut Held<W, C>) -> [f32; ROWS] {
     // SAFETY: by the contract above.
     unsafe {
-        let zero = [W::splat(0.0); ROWS];
-        let (mut gv, mut gsa) = (zero, zero);
-        let gy = splats::<W>(token[GY].add(j));
-        for column in (0..lanes).step_by(W::WIDTH) {
-            let [r, k, b] = [R, K, B].map(|operand| W::load(token[operand].add(column)));
+        let token = x.token(t);
+        let mut gsa = [W::splat(0.0); ROWS];
+        let gy = splats::<W>(token[GY].add(x.j));
+        for c in 0..x.registers::<W, C>() {
+            let [r, b] = [R, B].map(|operand| W::load(token[operand].add(c * W::WIDTH)));
             for q in 0..ROWS {
-                let at = x.g.add(q * lanes + column);
-                let new = W::fma(gy[q], r, W::load(at));
-                W::store(new, at);
-                gv[q] = W::fma(new, k, gv[q]);
+                let new = W::fma(gy[q], r, g.get(q, c));
+                g.set(q, c, new);
                 gsa[q] = W::fma(new, b, gsa[q]);
             }
         }
-        let mut out = [[0.0; ROWS]; 2];
-        W::sums(gv, out[0].as_mut_ptr());
-        W::sums(gsa, out[1].as_mut_ptr());
-        for q in 0..ROWS {
-            *sums[G_V].add(j + q) += out[0][q];
-        }
-        out[1]
+        let mut out = [0.0; ROWS];
+        W::sums(gsa, out.as_mut_ptr());
+        out
     }
 }
 
-/// The sums over values, and G on its way to the token before.
+/// What does not wait for gsa: gv, a sum over keys, and the sums over values but ga.
 ///
 /// # Safety
-/// As for [`replay`].
+/// As for [`replay`]; `before` is S before the token.
 #[inline(always)]
-unsafe fn leave<W: Vector>(
-    x: &Block,
-    token: &[*const f32; OPERANDS],
-    before: *const f32,
-    gsa: &[f32; ROWS],
-    sums: &[*mut f32; GRADIENTS],
-) {
-    let Block { lanes, j, .. } = *x;
+unsafe fn stay<W: Sums, const C: usize>(x: &Block, t: usize, before: *const f32, g: &Held<W, C>) {
     // SAFETY: by the contract above.
     unsafe {
-        let v = splats::<W>(token[V].add(j));
-        let sa = splats::<W>(token[SA].add(j));
-        let gsa = splats::<W>(gsa.as_ptr());
-        for column in (0..lanes).step_by(W::WIDTH) {
-            let [decay, a] = [DECAY, A].map(|operand| W::load(token[operand].add(column)));
-            let to = [G_DECAY, G_K, G_A, G_B].map(|gradient| sums[gradient].add(column));
-            let [mut gdecay, mut gk, mut ga, mut gb] = to.map(|to| W::load(to));
+        let (token, sums) = (x.token(t), x.sums::<W, C>(t));
+        let mut gv = [W::splat(0.0); ROWS];
+        let v = splats::<W>(token[V].add(x.j));
+        let sa = splats::<W>(token[SA].add(x.j));
+        for c in 0..x.registers::<W, C>() {
+            let column = c * W::WIDTH;
+            let k = W::load(token[K].add(column));
+            let to = [G_DECAY, G_K, G_B].map(|gradient| sums[gradient].add(column));
+            let [mut gdecay, mut gk, mut gb] = to.map(|to| W::load(to));
             for q in 0..ROWS {
-                let at = q * lanes + column;
-                let (s, now) = (W::load(before.add(at)), W::load(x.g.add(at)));
+                let (s, now) = (W::load(before.add(q * x.lanes::<W, C>() + column)), g.get(q, c));
+                gv[q] = W::fma(now, k, gv[q]);
                 gdecay = W::fma(now, s, gdecay);
                 gk = W::fma(now, v[q], gk);
                 gb = W::fma(now, sa[q], gb);
-                ga = W::fma(s, gsa[q], ga);
-                W::store(W::fma(a, gsa[q], W::mul(now, decay)), x.g.add(at));
             }
-            for (sum, to) in [gdecay, gk, ga, gb].into_iter().zip(to) {
+            for (sum, to) in [gdecay, gk, gb].into_iter().zip(to) {
                 W::store(sum, to);
             }
+        }
+        // These values are this block's alone.
+        W::sums(gv, sums[G_V].add(x.j));
+    }
+}
+
+/// ga, and G on its way to the token before.
+///
+/// # Safety
+/// As for [`stay`].
+#[inline(always)]
+unsafe fn leave<W: Vector, const C: usize>(
+    x: &Block,
+    t: usize,
+    before: *const f32,
+    gsa: &[f32; ROWS],
+    g: &mut Held<W, C>,
+) {
+    // SAFETY: by the contract above.
+    unsafe {
+        let (token, to) = (x.token(t), x.sums::<W, C>(t)[G_A]);
+        let gsa = splats::<W>(gsa.as_ptr());
+        for c in 0..x.registers::<W, C>() {
+            let column = c * W::WIDTH;
+            let [decay, a] = [DECAY, A].map(|operand| W::load(token[operand].add(column)));
+            let mut ga = W::load(to.add(column));
+            for q in 0..ROWS {
+                let s = W::load(before.add(q * x.lanes::<W, C>() + column));
+                ga = W::fma(s, gsa[q], ga);
+                g.set(q, c, W::fma(a, gsa[q], W::mul(g.get(q, c), decay)));
+            }
+            W::store(ga, to.add(column));
         }
     }
 }
