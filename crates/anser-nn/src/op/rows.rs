@@ -4,6 +4,7 @@
 use std::ops::Range;
 
 use anser_kernels::pool::{Pool, SharedMut};
+use anser_kernels::simd::fetch;
 
 /// Rows of one piece. Fixed, so that sums over pieces do not depend on the number of threads.
 pub(super) const PIECE: usize = 64;
@@ -104,6 +105,16 @@ pub(super) fn sum_pieces<const K: usize>(
     }
     total
 }
+
+/// Asks for the row that a pass over rows comes to in a while. Several buffers are more streams than hardware looks ahead
+/// over.
+#[inline]
+pub(super) fn fetch_row(values: &[f32], row: usize, width: usize) {
+    fetch(values.as_ptr().wrapping_add((row + AHEAD) * width), width);
+}
+
+/// Rows that are asked for before they are used.
+pub(super) const AHEAD: usize = 2;
 
 /// One state a sequence as separate mutable slices of a packed [S, ..] buffer.
 pub(super) fn per_sequence(states: &mut [f32], sequences: usize) -> Vec<&mut [f32]> {

@@ -8,7 +8,7 @@ use anser_kernels::simd::{fetch, level};
 use burn::tensor::Tensor;
 
 use super::layer_norm::layer_norm_composite;
-use super::rows::{Borders, Rows, buffer, for_pieces, sum_pieces};
+use super::rows::{AHEAD, Borders, Rows, buffer, for_pieces, sum_pieces};
 use super::{Array, Gradient, Inputs, Operation, lanes};
 use crate::threads::pool;
 
@@ -139,9 +139,6 @@ impl Normal<'_> {
         last
     }
 }
-
-/// Rows that gradients are asked for before they are used: they are more at once than hardware looks ahead over.
-const AHEAD: usize = 2;
 
 impl Operation for Shift {
     fn forward(&self, inputs: &[&[f32]], _: bool) -> (Vec<Array>, Vec<Vec<f32>>) {

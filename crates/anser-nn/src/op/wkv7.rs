@@ -19,7 +19,7 @@ use anser_kernels::simd::{Isa, Level, level};
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
-use super::rows::{buffer, for_pieces, per_sequence, sum_pieces};
+use super::rows::{buffer, fetch_row, for_pieces, per_sequence, sum_pieces};
 use super::{Array, Gradient, Inputs, Operation, lanes};
 use crate::threads::pool;
 
@@ -183,6 +183,11 @@ impl Op {
             let [decay, k, v, a, b] = outs;
             for (own, row) in rows.enumerate() {
                 let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
+                [x.w, x.k, x.a, x.v].iter().for_each(|x| fetch_row(x, row, width));
+                [&decay, &k, &v, &a, &b].iter().for_each(|x| fetch_row(x, own, width));
+                if let Some((v_first, mix)) = x.first {
+                    [v_first, mix].iter().for_each(|x| fetch_row(x, row, width));
+                }
                 let v = &mut v[to.clone()];
                 v.copy_from_slice(&x.v[from.clone()]);
                 if let Some((v_first, mix)) = x.first {
@@ -477,6 +482,7 @@ impl Operation for Op {
         let mut out = buffer(y.len());
         for_pieces(&pool, rows, [&mut out], |rows, [out]| {
             for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
+                [&y, x.r, &p.k, &p.v, x.g].iter().for_each(|x| fetch_row(x, row, width));
                 self.finish_row(level, &x, &p, row, &y, out);
                 multiply(level, out, &x.g[row * width..(row + 1) * width]);
             }
@@ -521,6 +527,8 @@ impl Operation for Op {
             let (mut normed, mut g_normed) = (vec![0.0; width], vec![0.0; width]);
             for (own, row) in rows.enumerate() {
                 let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
+                [g_out, x.g, x.r, &p.k, &p.v, &y].iter().for_each(|x| fetch_row(x, row, width));
+                [&gg, &gy, &gr, &gk, &gv].iter().for_each(|x| fetch_row(x, own, width));
                 self.finish_row(level, &x, &p, row, &y, &mut normed);
                 let [g_out, g, r, k, v] = [g_out, x.g, x.r, &p.k, &p.v].map(|s| &s[from.clone()]);
                 bonus_backward(
@@ -585,6 +593,9 @@ impl Operation for Op {
             let [mut gk_raw, mut g_kk, mut z] = std::array::from_fn(|_| vec![0.0; width]);
             for (own, row) in rows.enumerate() {
                 let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
+                let read = [x.w, x.k, x.a, &p.decay, &p.a, &g_decay, &g_minus, &g_b];
+                read.iter().for_each(|x| fetch_row(x, row, width));
+                [&gk, &gw, &ga].iter().for_each(|x| fetch_row(x, own, width));
                 let [w, k, a, decay, minus_kk] = [x.w, x.k, x.a, &p.decay, &p.a].map(|s| &s[from.clone()]);
                 let [g_decay, g_minus, g_b] = [&g_decay, &g_minus, &g_b].map(|s| &s[from.clone()]);
                 raw_backward(
