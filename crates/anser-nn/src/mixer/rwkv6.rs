@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::layer::{Linear, Norm, Weights};
 use crate::model::Sizes;
 use crate::op::gate::gate_add;
-use crate::op::low_rank::{Inner, low_rank};
+use crate::op::low_rank::{Inner, LowRank, low_rank};
 use crate::op::relu2::relu2;
 use crate::op::shift::{Toward, shift};
 use crate::op::shift6::{PARTS, Shift6, shift6};
@@ -120,8 +120,13 @@ impl TimeMix {
         let ([xw, xk, xv, xr, xg], att_shift) = shift6(&inputs, sizes.layer_norm_eps, &pass.cu_seqlens);
         let (r, k, v) = (self.receptance.forward(&xr), self.key.forward(&xk), self.value.forward(&xv));
         let g = self.gate.forward(&xg);
-        let (down, up) = (self.time_decay_w1.val(), self.time_decay_w2.val());
-        let w = low_rank(&xw, &down, &up, Some(&self.time_decay.val()), Inner::Tanh);
+        let w = low_rank(&LowRank {
+            x: &xw,
+            a: &self.time_decay_w1.val(),
+            b: &self.time_decay_w2.val(),
+            bias: Some(&self.time_decay.val()),
+            inner: Inner::Tanh,
+        });
         let inputs = Wkv6 {
             r: &r,
             w: &w,

@@ -10,7 +10,7 @@ use super::{BlockState, Pass};
 use crate::error::Error;
 use crate::layer::{Linear, Norm, Weights};
 use crate::model::Sizes;
-use crate::op::low_rank::{Inner, low_rank, low_rank_passing};
+use crate::op::low_rank::{Inner, LowRank, low_ranks};
 use crate::op::shift::{Toward, shift};
 use crate::op::wkv7::{Wkv7, wkv7};
 
@@ -134,15 +134,26 @@ impl TimeMix {
         );
         let [xr, xw, xk, xv, xa, xg] = &mixed[..] else { unreachable!("six mixes give six inputs") };
         let (r, k) = (self.receptance.forward(xr), self.key.forward(xk));
-        let w = low_rank(xw, &self.w1.val(), &self.w2.val(), Some(&self.w0.val()), Inner::Tanh);
-        let a = low_rank(xa, &self.a1.val(), &self.a2.val(), Some(&self.a0.val()), Inner::Identity);
-        let g = low_rank(xg, &self.g1.val(), &self.g2.val(), None, Inner::Sigmoid);
-        let (v, lean) = match (&pass.v_first, &self.v0, &self.v1, &self.v2) {
+        let (w0, w1, w2) = (self.w0.val(), self.w1.val(), self.w2.val());
+        let (a0, a1, a2) = (self.a0.val(), self.a1.val(), self.a2.val());
+        let (g1, g2) = (self.g1.val(), self.g2.val());
+        let maps = [
+            LowRank { x: xw, a: &w1, b: &w2, bias: Some(&w0), inner: Inner::Tanh },
+            LowRank { x: xa, a: &a1, b: &a2, bias: Some(&a0), inner: Inner::Identity },
+            LowRank { x: xg, a: &g1, b: &g2, bias: None, inner: Inner::Sigmoid },
+        ];
+        let (w, a, g, v, lean) = match (&pass.v_first, &self.v0, &self.v1, &self.v2) {
             (Some(v_first), Some(v0), Some(v1), Some(v2)) => {
-                let (mix, xv) = low_rank_passing(xv, &v1.val(), &v2.val(), Some(&v0.val()), Inner::Identity);
-                (self.value.forward(&xv), Some((v_first.clone(), mix)))
+                let (v0, v1, v2) = (v0.val(), v1.val(), v2.val());
+                let mix = LowRank { x: xv, a: &v1, b: &v2, bias: Some(&v0), inner: Inner::Identity };
+                let [decay, rate, gate] = maps;
+                let ([w, a, g, mix], [.., xv]) = low_ranks([decay, rate, gate, mix]);
+                (w, a, g, self.value.forward(&xv), Some((v_first.clone(), mix)))
             }
-            _ => (self.value.forward(xv), None),
+            _ => {
+                let ([w, a, g], _) = low_ranks(maps);
+                (w, a, g, self.value.forward(xv), None)
+            }
         };
         let (k_k, k_a, r_k) = (self.k_k.val(), self.k_a.val(), self.r_k.val());
         let (ln_weight, ln_bias) = (self.ln_x.weight.val(), self.ln_x.bias.val());

@@ -124,9 +124,13 @@ impl Linear {
 }
 
 /// The products that somebody wants, computed together.
-pub(super) fn product_gradients<const N: usize>(pool: &Pool, products: [Option<Product<'_>>; N]) -> Vec<Gradient> {
-    let mut out = products.map(|product| product.map(|product| (product, buffer(product.outputs()))));
+pub(super) fn product_gradients<'a>(
+    pool: &Pool,
+    products: impl IntoIterator<Item = Option<Product<'a>>>,
+) -> Vec<Gradient> {
+    let with_room = |product: Option<Product<'a>>| product.map(|product| (product, buffer(product.outputs())));
+    let mut out: Vec<_> = products.into_iter().map(with_room).collect();
     let mut wanted: Vec<_> = out.iter_mut().flatten().map(|(product, out)| (*product, &mut out[..])).collect();
     matmuls(pool, &mut wanted);
-    out.map(|out| out.map_or(Gradient::None, |(_, out)| Gradient::Values(out))).into()
+    out.into_iter().map(|out| out.map_or(Gradient::None, |(_, out)| Gradient::Values(out))).collect()
 }

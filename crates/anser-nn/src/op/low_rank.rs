@@ -1,14 +1,17 @@
-//! The small low-rank maps of RWKV-6 and RWKV-7: `y = bias + act(x a) b`.
+//! The small low-rank maps of RWKV-6 and RWKV-7: `y = bias + act(x a) b`. Those that do not wait for each other are one
+//! operation: each by itself is too little work to share between threads well.
+
+use std::ops::Range;
 
 use anser_kernels::activation;
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
 use super::linear::product_gradients;
-use super::rows::{buffer, for_pieces, sum_pieces};
+use super::rows::{Rows, buffer, for_pieces, sum_pieces};
 use super::{Array, Gradient, Inputs, Operation, Outputs};
 use crate::threads::pool;
-use anser_kernels::linear::dense::{Mat, Plus, Product, matmul, matmuls};
+use anser_kernels::linear::dense::{Mat, Plus, Product, matmuls};
 
 /// What stands between the two factors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,136 +24,216 @@ pub enum Inner {
     Sigmoid,
 }
 
-/// `bias + inner(x a) b`: x [T, C], a [C, R], b [R, O], bias `[O]`, result [T, O].
-pub fn low_rank(x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>, bias: Option<&Tensor<1>>, inner: Inner) -> Tensor<2> {
-    run(x, a, b, bias, inner).take()
+/// `bias + inner(x a) b`, of the result [T, O].
+#[derive(Clone, Copy, Debug)]
+pub struct LowRank<'a> {
+    /// [T, C].
+    pub x: &'a Tensor<2>,
+    /// [C, R].
+    pub a: &'a Tensor<2>,
+    /// [R, O].
+    pub b: &'a Tensor<2>,
+    /// `[O]`.
+    pub bias: Option<&'a Tensor<1>>,
+    /// What stands between the two.
+    pub inner: Inner,
 }
 
-/// [`low_rank`], and x for the next that reads it.
-pub fn low_rank_passing(
-    x: &Tensor<2>,
-    a: &Tensor<2>,
-    b: &Tensor<2>,
-    bias: Option<&Tensor<1>>,
-    inner: Inner,
-) -> (Tensor<2>, Tensor<2>) {
-    let mut outputs = run(x, a, b, bias, inner);
-    (outputs.take(), outputs.take())
+/// The result of one map.
+pub fn low_rank(map: &LowRank<'_>) -> Tensor<2> {
+    run(std::slice::from_ref(map)).take()
 }
 
-fn run(x: &Tensor<2>, a: &Tensor<2>, b: &Tensor<2>, bias: Option<&Tensor<1>>, inner: Inner) -> Outputs {
-    let ([inputs, rank], [_, outputs]) = (a.dims(), b.dims());
-    let op = LowRank { inputs, rank, outputs, inner };
-    let tensors = Inputs::new().with(x).with(a).with(b);
-    match bias {
-        Some(bias) => tensors.with(bias),
-        None => tensors,
+/// The results of several maps, up to four of as many rows, and each one's x for the next that reads it.
+///
+/// # Panics
+/// If there are more.
+pub fn low_ranks<const N: usize>(maps: [LowRank<'_>; N]) -> ([Tensor<2>; N], [Tensor<2>; N]) {
+    let mut outputs = run(&maps);
+    (std::array::from_fn(|_| outputs.take()), std::array::from_fn(|_| outputs.take()))
+}
+
+fn run(maps: &[LowRank<'_>]) -> Outputs {
+    let mut inputs = Inputs::new();
+    let (mut shapes, mut xs) = (Vec::new(), Vec::new());
+    let mut first = 0;
+    for map in maps {
+        inputs = inputs.with(map.x).with(map.a).with(map.b);
+        if let Some(bias) = map.bias {
+            inputs = inputs.with(bias);
+        }
+        let ([inputs, rank], [_, outputs]) = (map.a.dims(), map.b.dims());
+        let given = first..first + 3 + usize::from(map.bias.is_some());
+        xs.push(first);
+        first = given.end;
+        shapes.push(Shape { given, inputs, rank, outputs, inner: map.inner });
     }
-    .run(op)
+    inputs.run(LowRanks { maps: shapes, xs })
 }
 
 /// [`low_rank`] in tensor operations.
-pub fn low_rank_composite(
-    x: &Tensor<2>,
-    a: &Tensor<2>,
-    b: &Tensor<2>,
-    bias: Option<&Tensor<1>>,
-    inner: Inner,
-) -> Tensor<2> {
-    let h = x.clone().matmul(a.clone());
-    let h = match inner {
+pub fn low_rank_composite(map: &LowRank<'_>) -> Tensor<2> {
+    let h = map.x.clone().matmul(map.a.clone());
+    let h = match map.inner {
         Inner::Identity => h,
         Inner::Tanh => h.tanh(),
         Inner::Sigmoid => sigmoid(h),
     };
-    let y = h.matmul(b.clone());
-    match bias {
+    let y = h.matmul(map.b.clone());
+    match map.bias {
         Some(bias) => y + bias.clone().unsqueeze(),
         None => y,
     }
 }
 
 #[derive(Debug)]
-struct LowRank {
+struct LowRanks {
+    maps: Vec<Shape>,
+    /// The input of each map that is x.
+    xs: Vec<usize>,
+}
+
+#[derive(Debug)]
+struct Shape {
+    /// x, a, b and perhaps bias among the inputs of the operation.
+    given: Range<usize>,
     inputs: usize,
     rank: usize,
     outputs: usize,
     inner: Inner,
 }
 
-impl Operation for LowRank {
+impl Shape {
+    /// x, a and b.
+    fn factors<'a>(&self, inputs: &[&'a [f32]], rows: usize) -> [Mat<'a>; 3] {
+        let [x, a, b] = [0, 1, 2].map(|i| inputs[self.given.start + i]);
+        [Mat::new(x, rows, self.inputs), Mat::new(a, self.inputs, self.rank), Mat::new(b, self.rank, self.outputs)]
+    }
+
+    fn bias<'a>(&self, inputs: &[&'a [f32]]) -> Option<&'a [f32]> {
+        inputs[self.given.clone()].get(3).copied()
+    }
+}
+
+impl LowRanks {
+    fn rows(&self, inputs: &[&[f32]]) -> usize {
+        inputs[0].len() / self.maps[0].inputs
+    }
+}
+
+impl Operation for LowRanks {
     fn forward(&self, inputs: &[&[f32]], saving: bool) -> (Vec<Array>, Vec<Vec<f32>>) {
-        let pool = pool();
-        let rows = inputs[0].len() / self.inputs;
-        let x = Mat::new(inputs[0], rows, self.inputs);
-        let mut h = buffer(rows * self.rank);
-        matmul(&pool, x, Mat::new(inputs[1], self.inputs, self.rank), &mut h, false);
-        if self.inner != Inner::Identity {
-            for_pieces(&pool, rows, [&mut h], |_, [h]| match self.inner {
-                Inner::Tanh => activation::tanh(h),
-                _ => activation::sigmoid(h),
-            });
+        let (pool, rows) = (pool(), self.rows(inputs));
+        let mut hs: Vec<Vec<f32>> = self.maps.iter().map(|map| buffer(rows * map.rank)).collect();
+        let inner = |(map, h): (&Shape, _)| {
+            let [x, a, _] = map.factors(inputs, rows);
+            (Product::new(x, a), h)
+        };
+        matmuls(&pool, &mut self.maps.iter().zip(hs.iter_mut().map(Vec::as_mut_slice)).map(inner).collect::<Vec<_>>());
+        let shared: Vec<Rows<'_>> = self.maps.iter().zip(&mut hs).map(|(map, h)| Rows::new(h, map.rank)).collect();
+        for_pieces(&pool, rows, [], |rows, []| {
+            for (map, h) in self.maps.iter().zip(&shared) {
+                let h = rows.clone().map(|row| h.row(row));
+                match map.inner {
+                    Inner::Identity => {}
+                    Inner::Tanh => h.for_each(activation::tanh),
+                    Inner::Sigmoid => h.for_each(activation::sigmoid),
+                }
+            }
+        });
+        let mut ys: Vec<Vec<f32>> = self.maps.iter().map(|map| buffer(rows * map.outputs)).collect();
+        let mut outer = Vec::new();
+        for ((map, h), y) in self.maps.iter().zip(&hs).zip(&mut ys) {
+            let [.., b] = map.factors(inputs, rows);
+            let plus = map.bias(inputs).map_or(Plus::Nothing, Plus::Row);
+            outer.push((Product::new(Mat::new(h, rows, map.rank), b).plus(plus), &mut y[..]));
         }
-        let mut y = buffer(rows * self.outputs);
-        let (a, b) = (Mat::new(&h, rows, self.rank), Mat::new(inputs[2], self.rank, self.outputs));
-        let plus = inputs.get(3).map_or(Plus::Nothing, |bias| Plus::Row(bias));
-        matmuls(&pool, &mut [(Product::new(a, b).plus(plus), &mut y)]);
-        (vec![Array::new(y, &[rows, self.outputs])], if saving { vec![h] } else { Vec::new() })
+        matmuls(&pool, &mut outer);
+        let arrays = self.maps.iter().zip(ys).map(|(map, y)| Array::new(y, &[rows, map.outputs])).collect();
+        (arrays, if saving { hs } else { Vec::new() })
     }
 
     fn passed(&self) -> &[usize] {
-        &[0]
+        &self.xs
     }
 
     fn backward(
         &self,
         inputs: &[&[f32]],
-        saved: Vec<Vec<f32>>,
+        hs: Vec<Vec<f32>>,
         outputs: &[Option<&[f32]>],
         wanted: &[bool],
     ) -> Vec<Gradient> {
-        let pool = pool();
-        let Some(gy) = outputs[0] else {
-            let mut gradients: Vec<Gradient> = inputs.iter().map(|_| Gradient::None).collect();
-            gradients[0] = Gradient::Output(1);
-            return gradients;
+        let (pool, rows) = (pool(), self.rows(inputs));
+        let (g_ys, g_passed) = outputs.split_at(self.maps.len());
+        let mut gradients: Vec<Gradient> = inputs.iter().map(|_| Gradient::None).collect();
+        // What a map whose result nobody used leaves to its x.
+        for (index, &x) in self.xs.iter().enumerate() {
+            gradients[x] = Gradient::Output(self.maps.len() + index);
+        }
+        let used = || {
+            self.maps
+                .iter()
+                .zip(&hs)
+                .zip(g_ys)
+                .zip(g_passed)
+                .filter_map(|(((map, h), gy), passed)| gy.map(|gy| (map, h, gy, *passed)))
         };
-        let h = &saved[0];
-        let rows = inputs[0].len() / self.inputs;
-        let (x, a) = (Mat::new(inputs[0], rows, self.inputs), Mat::new(inputs[1], self.inputs, self.rank));
-        let (b, g) = (Mat::new(inputs[2], self.rank, self.outputs), Mat::new(gy, rows, self.outputs));
-        let mut gh = buffer(rows * self.rank);
-        matmul(&pool, g, b.t(), &mut gh, false);
-        for_pieces(&pool, rows, [&mut gh], |rows, [gh]| {
-            let h = &h[rows.start * self.rank..rows.end * self.rank];
-            match self.inner {
-                Inner::Identity => {}
-                Inner::Tanh => gh.iter_mut().zip(h).for_each(|(g, h)| *g *= 1.0 - h * h),
-                Inner::Sigmoid => gh.iter_mut().zip(h).for_each(|(g, h)| *g *= h * (1.0 - h)),
+        let mut ghs: Vec<Vec<f32>> = used().map(|(map, ..)| buffer(rows * map.rank)).collect();
+        let mut outer = Vec::new();
+        for ((map, _, gy, _), gh) in used().zip(&mut ghs) {
+            let [.., b] = map.factors(inputs, rows);
+            outer.push((Product::new(Mat::new(gy, rows, map.outputs), b.t()), &mut gh[..]));
+        }
+        matmuls(&pool, &mut outer);
+        let shared: Vec<Rows<'_>> = used().zip(&mut ghs).map(|((map, ..), gh)| Rows::new(gh, map.rank)).collect();
+        let biased = || used().filter(|(map, ..)| map.bias(inputs).is_some());
+        let widths = biased().map(|(map, ..)| map.outputs).sum();
+        // Through what stands between, and the biases: sums over rows.
+        let sums = sum_pieces(&pool, rows, [], widths, |rows, [], mut sums| {
+            for ((map, h, ..), gh) in used().zip(&shared) {
+                for row in rows.clone() {
+                    let both = gh.row(row).iter_mut().zip(&h[row * map.rank..(row + 1) * map.rank]);
+                    match map.inner {
+                        Inner::Identity => {}
+                        Inner::Tanh => both.for_each(|(g, h)| *g *= 1.0 - h * h),
+                        Inner::Sigmoid => both.for_each(|(g, h)| *g *= h * (1.0 - h)),
+                    }
+                }
+            }
+            for (map, _, gy, _) in biased() {
+                let (sum, rest) = std::mem::take(&mut sums).split_at_mut(map.outputs);
+                for gy in gy[rows.start * map.outputs..rows.end * map.outputs].chunks_exact(map.outputs) {
+                    sum.iter_mut().zip(gy).for_each(|(sum, gy)| *sum += gy);
+                }
+                sums = rest;
             }
         });
-        let gh = Mat::new(&gh, rows, self.rank);
-        let plus = outputs[1].map_or(Plus::Nothing, Plus::Rows);
-        let mut gradients = product_gradients(
-            &pool,
-            [
-                wanted[0].then_some(Product::new(gh, a.t()).plus(plus)),
-                wanted[1].then_some(Product::new(x.t(), gh)),
-                wanted[2].then_some(Product::new(Mat::new(h, rows, self.rank).t(), g)),
-            ],
-        );
-        if inputs.len() == 4 {
-            gradients.push(Gradient::Values(column_sums(&pool, gy, rows, self.outputs)));
+        let mut products = Vec::new();
+        for ((map, h, gy, passed), gh) in used().zip(&ghs) {
+            let [x, a, _] = map.factors(inputs, rows);
+            let (g, gh) = (Mat::new(gy, rows, map.outputs), Mat::new(gh, rows, map.rank));
+            let plus = passed.map_or(Plus::Nothing, Plus::Rows);
+            let each = [
+                Product::new(gh, a.t()).plus(plus),
+                Product::new(x.t(), gh),
+                Product::new(Mat::new(h, rows, map.rank).t(), g),
+            ];
+            products.extend(map.given.clone().zip(each).map(|(input, product)| wanted[input].then_some(product)));
+        }
+        let mut products = product_gradients(&pool, products).into_iter();
+        let mut sums = &sums[..];
+        for (map, ..) in used() {
+            for input in map.given.clone() {
+                gradients[input] = if input == map.given.start + 3 {
+                    let (sum, rest) = sums.split_at(map.outputs);
+                    sums = rest;
+                    Gradient::Values(sum.to_vec())
+                } else {
+                    products.next().unwrap_or(Gradient::None)
+                };
+            }
         }
         gradients
     }
-}
-
-/// The sum of the rows of `values` [rows, width].
-fn column_sums(pool: &anser_kernels::pool::Pool, values: &[f32], rows: usize, width: usize) -> Vec<f32> {
-    sum_pieces(pool, rows, [], width, |rows, [], sums| {
-        for row in values[rows.start * width..rows.end * width].chunks_exact(width) {
-            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
-        }
-    })
 }

@@ -14,7 +14,7 @@ use anser_nn::op::layer_norm::{layer_norm, layer_norm_composite};
 use anser_nn::op::linear::{
     affine, affine_composite, linear, linear_add, linear_composite, relu2_linear_add, relu2_linear_add_composite,
 };
-use anser_nn::op::low_rank::{Inner, low_rank, low_rank_composite, low_rank_passing};
+use anser_nn::op::low_rank::{Inner, LowRank, low_rank, low_rank_composite, low_ranks};
 use anser_nn::op::relu2::{relu2, relu2_composite};
 use anser_nn::op::seed::{seed, seed_composite};
 use anser_nn::op::shift::{Toward, shift, shift_composite};
@@ -221,15 +221,27 @@ const OPS: &[Op] = &[
         },
     },
     Op {
-        name: "low_rank, then another reader of x",
-        inputs: low_rank_inputs,
+        name: "low_ranks, then another reader of each x",
+        inputs: several_low_rank_inputs,
         run: |x, _, fused| {
-            let (a, b, bias) = (x[1].two(), x[2].two(), Some(x[3].one()));
-            let (y, passed) = match fused {
-                true => low_rank_passing(x[0].two(), a, b, bias, Inner::Tanh),
-                false => (low_rank_composite(x[0].two(), a, b, bias, Inner::Tanh), x[0].two().clone()),
+            let maps = several_low_ranks(x);
+            let (ys, xs) = match fused {
+                true => low_ranks(maps),
+                false => (maps.map(|map| low_rank_composite(&map)), maps.map(|map| map.x.clone())),
             };
-            vec![Any::Two(y), Any::Two(passed)]
+            ys.into_iter().chain(xs).map(Any::Two).collect()
+        },
+    },
+    Op {
+        name: "low_ranks, of which one is not used",
+        inputs: several_low_rank_inputs,
+        run: |x, _, fused| {
+            let maps = several_low_ranks(x);
+            let ([first, _, last], [_, passed, _]) = match fused {
+                true => low_ranks(maps),
+                false => (maps.map(|map| low_rank_composite(&map)), maps.map(|map| map.x.clone())),
+            };
+            [first, last, passed].map(Any::Two).into()
         },
     },
     Op {
@@ -341,7 +353,24 @@ fn low_rank_inputs(d: &Dims) -> Vec<Input> {
 
 fn run_low_rank(x: &[Any], fused: bool, inner: Inner) -> Vec<Any> {
     let op = if fused { low_rank } else { low_rank_composite };
-    vec![Any::Two(op(x[0].two(), x[1].two(), x[2].two(), x.get(3).map(Any::one), inner))]
+    vec![Any::Two(op(&low_rank_of(x, inner)))]
+}
+
+fn low_rank_of(x: &[Any], inner: Inner) -> LowRank<'_> {
+    LowRank { x: x[0].two(), a: x[1].two(), b: x[2].two(), bias: x.get(3).map(Any::one), inner }
+}
+
+/// Three maps of several ranks and widths, the one between without bias.
+fn several_low_rank_inputs(d: &Dims) -> Vec<Input> {
+    let map = |rank: usize, outputs: usize| {
+        [rows(d), (vec![d.c(), rank], 0.5, 0.0), (vec![rank, outputs], 0.5, 0.0), (vec![outputs], 0.5, 0.0)]
+    };
+    let [first, second, third] = [map(RANK, d.c()), map(1, 11), map(7, 2)];
+    first.into_iter().chain(second.into_iter().take(3)).chain(third).collect()
+}
+
+fn several_low_ranks(x: &[Any]) -> [LowRank<'_>; 3] {
+    [low_rank_of(&x[..4], Inner::Tanh), low_rank_of(&x[4..7], Inner::Sigmoid), low_rank_of(&x[7..], Inner::Identity)]
 }
 
 fn wkv7_inputs(d: &Dims) -> Vec<Input> {
