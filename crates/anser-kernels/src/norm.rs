@@ -5,11 +5,12 @@
 
 use crate::simd::{Isa, dispatch, level};
 
-/// LayerNorm: `out = (x - mean) / sqrt(variance + eps) * weight + bias`; all slices `[C]`.
+/// LayerNorm: `out = (x - mean) / sqrt(variance + eps) * weight + bias`; all slices `[C]`. Returns the mean and
+/// `1 / sqrt(variance + eps)`, which the gradient wants again.
 ///
 /// # Panics
 /// When the lengths differ.
-pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) -> (f32, f32) {
     let width = x.len();
     assert!(
         weight.len() == width && bias.len() == width && out.len() == width,
@@ -18,7 +19,7 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [
         bias.len(),
         out.len()
     );
-    layer_norm_at(level(), x, weight, bias, eps, out);
+    layer_norm_at(level(), x, weight, bias, eps, out)
 }
 
 /// GroupNorm with one group a head, in place: every run of `C / heads` channels of `x` `[C]` is normalised by itself,
@@ -69,18 +70,19 @@ fn check_heads(op: &str, width: usize, heads: usize) {
 }
 
 dispatch! {
-    fn layer_norm_at(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) = layer_norm_body;
+    fn layer_norm_at(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) -> (f32, f32) = layer_norm_body;
     fn group_norm_at(x: &mut [f32], heads: usize, weight: &[f32], bias: &[f32], eps: f32) = group_norm_body;
     fn l2_normalize_at(x: &mut [f32], heads: usize) = l2_normalize_body;
     fn lerp_at(from: &[f32], to: &[f32], mix: &[f32], out: &mut [f32]) = lerp_body;
 }
 
 #[inline(always)]
-fn layer_norm_body<I: Isa>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) {
+fn layer_norm_body<I: Isa>(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) -> (f32, f32) {
     let (mean, scale) = mean_and_scale::<I>(x, eps);
     for (((out, &x), &weight), &bias) in out.iter_mut().zip(x).zip(weight).zip(bias) {
         *out = I::fma((x - mean) * scale, weight, bias);
     }
+    (mean, scale)
 }
 
 #[inline(always)]

@@ -11,10 +11,13 @@ dispatch! {
         g: &[Option<&[f32]>], start: usize, from: &[f32], to: &[f32], mixes: &[&[f32]], g_from: &mut [f32],
         g_to: &mut [f32], g_mix: &mut [f32],
     ) = lerps_backward_body;
-    /// The gradient of a LayerNorm of x, written; those of its weight and bias, added.
+    /// The gradient of a LayerNorm of x, whose mean and scale are `moments`, written; those of its weight and bias, added.
     pub(super) fn layer_norm_backward(
-        g: &[f32], x: &[f32], weight: &[f32], eps: f32, gx: &mut [f32], g_weight: &mut [f32], g_bias: &mut [f32],
+        g: &[f32], x: &[f32], weight: &[f32], moments: (f32, f32), gx: &mut [f32], g_weight: &mut [f32],
+        g_bias: &mut [f32],
     ) = layer_norm_backward_body;
+    /// The mean of x and `1 / sqrt(variance + eps)`.
+    pub(super) fn moments(x: &[f32], eps: f32) -> (f32, f32) = moments_body;
     /// `x += y`.
     pub(super) fn add(x: &mut [f32], y: &[f32]) = add_body;
 }
@@ -39,7 +42,7 @@ pub(super) fn group_norm_backward(
             &g[span.clone()],
             &x[span.clone()],
             &weight[span.clone()],
-            eps,
+            moments(level, &x[span.clone()], eps),
             &mut gx[span.clone()],
             &mut g_weight[span.clone()],
             &mut g_bias[span],
@@ -107,11 +110,16 @@ fn block<const N: usize>(x: &[f32], start: usize) -> [f32; N] {
 }
 
 #[inline(always)]
+fn moments_body<I: Isa>(x: &[f32], eps: f32) -> (f32, f32) {
+    mean_and_scale::<I>(x, eps)
+}
+
+#[inline(always)]
 fn layer_norm_backward_body<I: Isa>(
     g: &[f32],
     x: &[f32],
     weight: &[f32],
-    eps: f32,
+    (mean, scale): (f32, f32),
     gx: &mut [f32],
     g_weight: &mut [f32],
     g_bias: &mut [f32],
@@ -119,7 +127,6 @@ fn layer_norm_backward_body<I: Isa>(
     let n = x.len();
     let (g, weight) = (&g[..n], &weight[..n]);
     let (gx, g_weight, g_bias) = (&mut gx[..n], &mut g_weight[..n], &mut g_bias[..n]);
-    let (mean, scale) = mean_and_scale::<I>(x, eps);
     let (mut plain, mut along) = ([0.0f32; LANES], [0.0f32; LANES]);
     let ((gs, g_rest), (xs, x_rest)) = (g.as_chunks::<LANES>(), x.as_chunks::<LANES>());
     let (weights, weight_rest) = weight.as_chunks::<LANES>();

@@ -52,7 +52,8 @@ impl Operation for LayerNorm {
             let part = rows.start * width..rows.end * width;
             let (x, gy) = (x[part.clone()].chunks_exact(width), gy[part].chunks_exact(width));
             for ((x, gy), gx) in x.zip(gy).zip(gx.chunks_exact_mut(width)) {
-                lanes::layer_norm_backward(level, gy, x, weight, self.eps, gx, g_weight, g_bias);
+                let moments = lanes::moments(level, x, self.eps);
+                lanes::layer_norm_backward(level, gy, x, weight, moments, gx, g_weight, g_bias);
             }
         });
         vec![Gradient::Values(gx), Gradient::Values(sums[..width].to_vec()), Gradient::Values(sums[width..].to_vec())]

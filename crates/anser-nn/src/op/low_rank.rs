@@ -4,12 +4,14 @@
 use std::ops::Range;
 
 use anser_kernels::activation;
+use anser_kernels::dispatch;
+use anser_kernels::simd::{Isa, level};
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
 use super::linear::product_gradients;
 use super::rows::{Rows, buffer, for_pieces, sum_pieces};
-use super::{Array, Gradient, Inputs, Operation, Outputs};
+use super::{Array, Gradient, Inputs, Operation, Outputs, lanes};
 use crate::threads::pool;
 use anser_kernels::linear::dense::{Mat, Plus, Product, matmuls};
 
@@ -121,6 +123,25 @@ impl LowRanks {
     }
 }
 
+dispatch! {
+    /// `g *= 1 - h^2`.
+    fn tanh_slope(g: &mut [f32], h: &[f32]) = tanh_slope_body;
+    /// `g *= h (1 - h)`.
+    fn sigmoid_slope(g: &mut [f32], h: &[f32]) = sigmoid_slope_body;
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the instruction set it is compiled for")]
+#[inline(always)]
+fn tanh_slope_body<I: Isa>(g: &mut [f32], h: &[f32]) {
+    g.iter_mut().zip(h).for_each(|(g, h)| *g *= 1.0 - h * h);
+}
+
+#[expect(clippy::extra_unused_type_parameters, reason = "the instruction set it is compiled for")]
+#[inline(always)]
+fn sigmoid_slope_body<I: Isa>(g: &mut [f32], h: &[f32]) {
+    g.iter_mut().zip(h).for_each(|(g, h)| *g *= h * (1.0 - h));
+}
+
 impl Operation for LowRanks {
     fn forward(&self, inputs: &[&[f32]], saving: bool) -> (Vec<Array>, Vec<Vec<f32>>) {
         let (pool, rows) = (pool(), self.rows(inputs));
@@ -164,7 +185,7 @@ impl Operation for LowRanks {
         outputs: &[Option<&[f32]>],
         wanted: &[bool],
     ) -> Vec<Gradient> {
-        let (pool, rows) = (pool(), self.rows(inputs));
+        let (pool, level, rows) = (pool(), level(), self.rows(inputs));
         let (g_ys, g_passed) = outputs.split_at(self.maps.len());
         let mut gradients: Vec<Gradient> = inputs.iter().map(|_| Gradient::None).collect();
         // What a map whose result nobody used leaves to its x.
@@ -193,18 +214,18 @@ impl Operation for LowRanks {
         let sums = sum_pieces(&pool, rows, [], widths, |rows, [], mut sums| {
             for ((map, h, ..), gh) in used().zip(&shared) {
                 for row in rows.clone() {
-                    let both = gh.row(row).iter_mut().zip(&h[row * map.rank..(row + 1) * map.rank]);
+                    let (gh, h) = (gh.row(row), &h[row * map.rank..(row + 1) * map.rank]);
                     match map.inner {
                         Inner::Identity => {}
-                        Inner::Tanh => both.for_each(|(g, h)| *g *= 1.0 - h * h),
-                        Inner::Sigmoid => both.for_each(|(g, h)| *g *= h * (1.0 - h)),
+                        Inner::Tanh => tanh_slope(level, gh, h),
+                        Inner::Sigmoid => sigmoid_slope(level, gh, h),
                     }
                 }
             }
             for (map, _, gy, _) in biased() {
                 let (sum, rest) = std::mem::take(&mut sums).split_at_mut(map.outputs);
                 for gy in gy[rows.start * map.outputs..rows.end * map.outputs].chunks_exact(map.outputs) {
-                    sum.iter_mut().zip(gy).for_each(|(sum, gy)| *sum += gy);
+                    lanes::add(level, sum, gy);
                 }
                 sums = rest;
             }

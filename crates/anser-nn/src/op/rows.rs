@@ -143,4 +143,9 @@ impl<'a> Rows<'a> {
         // SAFETY: callers hand a row to one thread at a time, and keep it no longer than they write it.
         unsafe { self.values.range(row * self.width..(row + 1) * self.width) }
     }
+    /// As [`fetch_row`], of what will be written.
+    pub(super) fn fetch(&self, row: usize) {
+        // SAFETY: nothing is written.
+        fetch(unsafe { self.values.start() }.wrapping_add((row + AHEAD) * self.width), self.width);
+    }
 }

@@ -8,7 +8,7 @@ use anser_kernels::simd::{fetch, level};
 use burn::tensor::Tensor;
 
 use super::layer_norm::layer_norm_composite;
-use super::rows::{AHEAD, Borders, Rows, buffer, for_pieces, sum_pieces};
+use super::rows::{AHEAD, Borders, Rows, buffer, fetch_row, for_pieces, sum_pieces};
 use super::{Array, Gradient, Inputs, Operation, lanes};
 use crate::threads::pool;
 
@@ -114,17 +114,20 @@ pub(super) struct Normal<'a> {
 }
 
 impl Normal<'_> {
-    /// Normalises row `row` into `out`.
-    pub(super) fn row(&self, row: usize, out: &mut [f32]) {
+    /// Normalises row `row` into `out`, and returns its mean and scale.
+    pub(super) fn row(&self, row: usize, out: &mut [f32]) -> (f32, f32) {
         let x = &self.x[row * self.width..(row + 1) * self.width];
-        layer_norm(x, self.weight, self.bias, self.eps, out);
+        layer_norm(x, self.weight, self.bias, self.eps, out)
     }
 
-    /// Writes what the shift sees before `row`.
-    pub(super) fn before(&self, row: usize, borders: &Borders, out: &mut [f32]) {
+    /// Writes what the shift sees before `row`; returns its mean and scale, if that is a row.
+    pub(super) fn before(&self, row: usize, borders: &Borders, out: &mut [f32]) -> Option<(f32, f32)> {
         match borders.first(row) {
-            Some(s) => out.copy_from_slice(&self.state[s * self.width..(s + 1) * self.width]),
-            None => self.row(row - 1, out),
+            Some(s) => {
+                out.copy_from_slice(&self.state[s * self.width..(s + 1) * self.width]);
+                None
+            }
+            None => Some(self.row(row - 1, out)),
         }
     }
 
@@ -154,6 +157,8 @@ impl Operation for Shift {
             let (mut current, mut previous) = (vec![0.0; width], vec![0.0; width]);
             normal.before(rows.start, &borders, &mut previous);
             for row in rows {
+                fetch_row(normal.x, row, width);
+                shared.iter().for_each(|out| out.fetch(row));
                 if borders.first(row).is_some() {
                     normal.before(row, &borders, &mut previous);
                 }
@@ -211,10 +216,10 @@ impl Operation for Shift {
                 normal.before(after, &borders, &mut before);
                 backward(after, &now, &before, &mut ignored, &mut g_before, &mut unused);
             }
-            normal.row(rows.end - 1, &mut now);
+            let mut moments = normal.row(rows.end - 1, &mut now);
             for row in rows.clone().rev() {
-                for g in g_mixed.iter().chain([&g_passed]).flatten() {
-                    fetch(g.as_ptr().wrapping_add(row * width).wrapping_sub(AHEAD * width), width);
+                for values in g_mixed.iter().chain([&g_passed]).flatten().chain([&normal.x]) {
+                    fetch(values.as_ptr().wrapping_add(row * width).wrapping_sub(AHEAD * width), width);
                 }
                 // g_before now is what the next row passes to this one.
                 std::mem::swap(&mut g_now, &mut g_before);
@@ -225,24 +230,24 @@ impl Operation for Shift {
                         None => g_now.fill(0.0),
                     }
                 }
-                normal.before(row, &borders, &mut before);
+                let earlier = normal.before(row, &borders, &mut before);
                 backward(row, &now, &before, &mut g_now, &mut g_before, g_mix);
                 let x = &normal.x[row * width..(row + 1) * width];
                 let out = (row - rows.start) * width;
                 let gx = &mut gx[out..out + width];
-                lanes::layer_norm_backward(level, &g_now, x, normal.weight, self.eps, gx, g_weight, g_bias);
+                lanes::layer_norm_backward(level, &g_now, x, normal.weight, moments, gx, g_weight, g_bias);
                 if let Some(g) = g_passed {
                     lanes::add(level, gx, &g[row * width..(row + 1) * width]);
                 }
-                match borders.first(row) {
-                    Some(s) => {
-                        state.row(s).copy_from_slice(&g_before);
-                        g_before.fill(0.0);
-                        if row > rows.start {
-                            normal.row(row - 1, &mut now);
-                        }
+                if let Some(earlier) = earlier {
+                    moments = earlier;
+                    std::mem::swap(&mut now, &mut before);
+                } else if let Some(s) = borders.first(row) {
+                    state.row(s).copy_from_slice(&g_before);
+                    g_before.fill(0.0);
+                    if row > rows.start {
+                        moments = normal.row(row - 1, &mut now);
                     }
-                    None => std::mem::swap(&mut now, &mut before),
                 }
             }
         });

@@ -331,7 +331,8 @@ impl Operation for Op {
                     lanes::add(level, g_now, later);
                 }
                 let own = &x.normal.x[row * width..(row + 1) * width];
-                lanes::layer_norm_backward(level, g_now, own, x.normal.weight, self.eps, gx, g_weight, g_bias);
+                let moments = lanes::moments(level, own, self.eps);
+                lanes::layer_norm_backward(level, g_now, own, x.normal.weight, moments, gx, g_weight, g_bias);
             }
         });
 
