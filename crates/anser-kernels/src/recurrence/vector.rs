@@ -23,9 +23,43 @@ pub(super) trait Vector {
     unsafe fn splat(x: f32) -> Self::F32;
     unsafe fn load(from: *const f32) -> Self::F32;
     unsafe fn store(x: Self::F32, to: *mut f32);
+    /// A store past the caches, if the instruction set has one; `to` is a multiple of the register. [`arrived`] comes
+    /// before another thread may read it.
+    #[inline(always)]
+    unsafe fn stream(x: Self::F32, to: *mut f32) {
+        // SAFETY: by the contract of the trait.
+        unsafe { Self::store(x, to) }
+    }
     unsafe fn mul(a: Self::F32, b: Self::F32) -> Self::F32;
     /// `a * b + c`, fused where the instruction set fuses.
     unsafe fn fma(a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+}
+
+/// Copies to where nobody looks for a while: past the caches, if the place is made of whole registers.
+///
+/// # Safety
+/// As for [`Vector`]. [`arrived`] comes before another thread may read what was written.
+#[inline(always)]
+pub(super) unsafe fn copy_past<V: Vector>(from: &[f32], to: &mut [f32]) {
+    assert!(from.len() == to.len());
+    if to.len().is_multiple_of(V::WIDTH) && to.as_ptr().addr().is_multiple_of(V::WIDTH * size_of::<f32>()) {
+        for i in (0..to.len()).step_by(V::WIDTH) {
+            // SAFETY: within both slices, and on a multiple of the register.
+            unsafe { V::stream(V::load(from.as_ptr().add(i)), to.as_mut_ptr().add(i)) };
+        }
+    } else {
+        to.copy_from_slice(from);
+    }
+}
+
+/// Waits until what [`copy_past`] wrote is where every thread sees it.
+#[inline(always)]
+pub(super) fn arrived() {
+    // SAFETY: every x86-64 has the instruction.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        _mm_sfence();
+    }
 }
 
 /// A single lane on the instruction set `I`, for what is left of a row.
@@ -98,7 +132,7 @@ impl Vector for Portable {
 /// Implements [`Vector`] by one intrinsic a function.
 #[cfg(target_arch = "x86_64")]
 macro_rules! vector {
-    ($isa:ty, $width:literal, $f32:ty, $splat:ident, $load:ident, $store:ident, $mul:ident, $fma:ident) => {
+    ($isa:ty, $width:literal, $f32:ty, $splat:ident, $load:ident, $store:ident, $stream:ident, $mul:ident, $fma:ident) => {
         impl Vector for $isa {
             const WIDTH: usize = $width;
             type F32 = $f32;
@@ -122,6 +156,12 @@ macro_rules! vector {
             }
 
             #[inline(always)]
+            unsafe fn stream(x: $f32, to: *mut f32) {
+                // SAFETY: by the contract of the trait.
+                unsafe { $stream(to, x) }
+            }
+
+            #[inline(always)]
             unsafe fn mul(a: $f32, b: $f32) -> $f32 {
                 // SAFETY: by the contract of the trait.
                 unsafe { $mul(a, b) }
@@ -137,9 +177,29 @@ macro_rules! vector {
 }
 
 #[cfg(target_arch = "x86_64")]
-vector!(Avx2, 8, __m256, _mm256_set1_ps, _mm256_loadu_ps, _mm256_storeu_ps, _mm256_mul_ps, _mm256_fmadd_ps);
+vector!(
+    Avx2,
+    8,
+    __m256,
+    _mm256_set1_ps,
+    _mm256_loadu_ps,
+    _mm256_storeu_ps,
+    _mm256_stream_ps,
+    _mm256_mul_ps,
+    _mm256_fmadd_ps
+);
 #[cfg(target_arch = "x86_64")]
-vector!(Avx512, 16, __m512, _mm512_set1_ps, _mm512_loadu_ps, _mm512_storeu_ps, _mm512_mul_ps, _mm512_fmadd_ps);
+vector!(
+    Avx512,
+    16,
+    __m512,
+    _mm512_set1_ps,
+    _mm512_loadu_ps,
+    _mm512_storeu_ps,
+    _mm512_stream_ps,
+    _mm512_mul_ps,
+    _mm512_fmadd_ps
+);
 
 /// Calls `$columns::<V, R>(first column, args..)` on column blocks that cover 0..n: blocks of `$registers` registers, of
 /// one register, of a single lane.

@@ -34,7 +34,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use super::super::vector::{One, Vector, for_columns};
+use super::super::vector::{One, Vector, arrived, copy_past, for_columns};
 use super::super::{GRAIN, Heads, Span, check, share, split_unit, spread};
 use super::{Inputs, correction, update};
 use crate::pool::{Pool, SharedMut};
@@ -373,16 +373,14 @@ fn saving_head_body<I: Isa + Vector>(
         // columns that exist; the elements of y and `saved` are ours, see `saving_head`.
         unsafe {
             if start.is_multiple_of(CHUNK) {
-                saved.states.range(slot..slot + n * n).copy_from_slice(state);
+                copy_past::<I>(state, saved.states.range(slot..slot + n * n));
                 slot += span.stride * n;
             }
-            // A share of where the state after these tokens and their neighbours is saved.
-            let part = start % CHUNK * n * n / CHUNK;
-            fetch(saved.states.start().wrapping_add(slot + part), super::TILE * n * n / CHUNK);
             let tile = start..span.tokens.min(start + super::TILE);
             for_columns!(I, n, saving_columns, 4, (span, tile.clone(), x, state, y, &saved.sa));
         }
     }
+    arrived();
 }
 
 /// A tile of tokens over R registers' worth of columns of the state, as in the forward pass without saving.
