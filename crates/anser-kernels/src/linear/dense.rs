@@ -449,13 +449,27 @@ unsafe fn blocks<I: Lanes, const R: usize, const P: usize, const T: bool>(
                 Plus::Rows(rows) => (rows.as_ptr(), n),
                 Plus::Row(row) => (row.as_ptr(), 0),
             };
-            // What is copied next: another block of these rows, or the first one of the next chunk's.
+            // What is needed next: the rows after those of the first tile, if they are taken as they lie; else what is
+            // copied next or, of columns, where they go on: another block of these rows, or the first one of the next
+            // chunk's.
             let following = start + BLOCK;
-            let (next_rows, next_start) =
-                if following < a.cols { (span.clone(), following) } else { (span.end..span.end + span.len(), 0) };
+            let (next_rows, next_start) = if !T && in_place {
+                (span.start + R..span.end + R, 0)
+            } else if following < a.cols {
+                (span.clone(), following)
+            } else {
+                (span.end..span.end + span.len(), 0)
+            };
             let (next_rows, next_stride) = a.at(next_rows.start, next_start);
             let (lines, line) = if T { (length, span.len()) } else { (span.len(), length) };
             let (mut fetched, share) = (0, lines.div_ceil(panels.len().div_ceil(P) * span.len().div_ceil(R)));
+            // Nobody asked for where a unit begins.
+            if in_place && start == 0 {
+                let (rows, stride) = a.at(span.start, 0);
+                for row in 0..if T { length } else { R.min(span.len()) } {
+                    fetch_late::<I>(rows.wrapping_add(row * stride), line);
+                }
+            }
             let wide = if T { P } else { WIDE };
             for first_panel in panels.clone().step_by(wide) {
                 let group = first_panel..(first_panel + wide).min(panels.end);
