@@ -4,7 +4,9 @@
 use std::ops::Range;
 
 use anser_kernels::pool::{Pool, SharedMut};
-use anser_kernels::simd::fetch;
+use anser_kernels::simd::{fetch, level};
+
+use super::lanes;
 
 /// Rows of one piece. Fixed, so that sums over pieces do not depend on the number of threads.
 pub(super) const PIECE: usize = 64;
@@ -90,18 +92,18 @@ pub(super) fn sum_pieces<const K: usize>(
     f: impl Fn(Range<usize>, [&mut [f32]; K], &mut [f32]) + Sync,
 ) -> Vec<f32> {
     let pieces = rows.div_ceil(PIECE);
-    let mut partial = vec![0.0; pieces * sums];
+    let mut partial = buffer(pieces * sums);
     let shared = SharedMut::new(&mut partial);
     for_pieces(pool, rows, outs, |rows, views| {
         let piece = rows.start / PIECE;
         // SAFETY: one piece, one place.
-        f(rows, views, unsafe { shared.range(piece * sums..(piece + 1) * sums) });
+        let own = unsafe { shared.range(piece * sums..(piece + 1) * sums) };
+        own.fill(0.0);
+        f(rows, views, own);
     });
-    let mut total = vec![0.0; sums];
+    let (level, mut total) = (level(), vec![0.0; sums]);
     for partial in partial.chunks_exact(sums.max(1)) {
-        for (total, partial) in total.iter_mut().zip(partial) {
-            *total += partial;
-        }
+        lanes::add(level, &mut total, partial);
     }
     total
 }
