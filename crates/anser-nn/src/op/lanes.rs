@@ -2,7 +2,7 @@
 
 use anser_kernels::dispatch;
 use anser_kernels::norm::{LANES, mean_and_scale, tree};
-use anser_kernels::simd::{Isa, Level};
+use anser_kernels::simd::Isa;
 
 dispatch! {
     /// The gradients of `out = from + (to - from) * mix` for several mixes of the same two rows, added to those of each
@@ -16,38 +16,15 @@ dispatch! {
         g: &[f32], x: &[f32], weight: &[f32], moments: (f32, f32), gx: &mut [f32], g_weight: &mut [f32],
         g_bias: &mut [f32],
     ) = layer_norm_backward_body;
+    /// As [`layer_norm_backward`] for a norm over each head.
+    pub(super) fn group_norm_backward(
+        heads: usize, g: &[f32], x: &[f32], weight: &[f32], eps: f32, gx: &mut [f32], g_weight: &mut [f32],
+        g_bias: &mut [f32],
+    ) = group_norm_backward_body;
     /// The mean of x and `1 / sqrt(variance + eps)`.
     pub(super) fn moments(x: &[f32], eps: f32) -> (f32, f32) = moments_body;
     /// `x += y`.
     pub(super) fn add(x: &mut [f32], y: &[f32]) = add_body;
-}
-
-/// As [`layer_norm_backward`] for a norm over each head.
-pub(super) fn group_norm_backward(
-    level: Level,
-    heads: usize,
-    g: &[f32],
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    gx: &mut [f32],
-    g_weight: &mut [f32],
-    g_bias: &mut [f32],
-) {
-    let n = x.len() / heads;
-    for h in 0..heads {
-        let span = h * n..(h + 1) * n;
-        layer_norm_backward(
-            level,
-            &g[span.clone()],
-            &x[span.clone()],
-            &weight[span.clone()],
-            moments(level, &x[span.clone()], eps),
-            &mut gx[span.clone()],
-            &mut g_weight[span.clone()],
-            &mut g_bias[span],
-        );
-    }
 }
 
 #[inline(always)]
@@ -148,6 +125,33 @@ fn layer_norm_backward_body<I: Isa>(
         gx[c] = scale * (g[c] * weight[c] - plain - normal * along);
         g_weight[c] = I::fma(g[c], normal, g_weight[c]);
         g_bias[c] += g[c];
+    }
+}
+
+#[inline(always)]
+fn group_norm_backward_body<I: Isa>(
+    heads: usize,
+    g: &[f32],
+    x: &[f32],
+    weight: &[f32],
+    eps: f32,
+    gx: &mut [f32],
+    g_weight: &mut [f32],
+    g_bias: &mut [f32],
+) {
+    let n = x.len() / heads;
+    for start in (0..heads * n).step_by(n.max(1)) {
+        let head = start..start + n;
+        let moments = mean_and_scale::<I>(&x[head.clone()], eps);
+        layer_norm_backward_body::<I>(
+            &g[head.clone()],
+            &x[head.clone()],
+            &weight[head.clone()],
+            moments,
+            &mut gx[head.clone()],
+            &mut g_weight[head.clone()],
+            &mut g_bias[head],
+        );
     }
 }
 

@@ -221,6 +221,7 @@ impl Operation for Shift {
                 for values in g_mixed.iter().chain([&g_passed]).flatten().chain([&normal.x]) {
                     fetch(values.as_ptr().wrapping_add(row * width).wrapping_sub(AHEAD * width), width);
                 }
+                fetch(gx.as_ptr().wrapping_add((row - rows.start) * width).wrapping_sub(AHEAD * width), width);
                 // g_before now is what the next row passes to this one.
                 std::mem::swap(&mut g_now, &mut g_before);
                 g_before.fill(0.0);

@@ -227,10 +227,10 @@ dispatch! {
         n: usize, x: [&[f32]; 7], gg: &mut [f32], gy: &mut [f32], gr: &mut [f32], gk: &mut [f32], gv: &mut [f32],
         g_rk: &mut [f32],
     ) = bonus_backward_body;
-    /// From the gradients of what the kernel read to those of its raw inputs: gw, gk, ga written, those of k_k and k_a
-    /// added. `g_kk` and `z` are scratch.
+    /// From the gradients of what the kernel read to those of its raw inputs, in place: of decay to w, of k' to k (the
+    /// bonus' part included), of b to a. Those of k_k and k_a are added. `g_kk` and `z` are scratch.
     fn raw_backward(
-        n: usize, x: RawInputs<'_>, g: RawGradients<'_>, gw: &mut [f32], gk: &mut [f32], ga: &mut [f32],
+        n: usize, x: RawInputs<'_>, g_minus: &[f32], gw: &mut [f32], gk: &mut [f32], ga: &mut [f32],
         gk_k: &mut [f32], gk_a: &mut [f32], g_kk: &mut [f32], z: &mut [f32],
     ) = raw_backward_body;
     /// The gradients of `v' = v + (first - v) sigmoid(mix)`: from gv' in `gv` to gv in place, those of first and mix
@@ -375,20 +375,11 @@ struct RawInputs<'a> {
     minus_kk: &'a [f32],
 }
 
-/// One row of the gradients it starts from; `k` is that of k', the bonus' part included.
-#[derive(Clone, Copy)]
-struct RawGradients<'a> {
-    decay: &'a [f32],
-    k: &'a [f32],
-    minus_kk: &'a [f32],
-    b: &'a [f32],
-}
-
 #[inline(always)]
 fn raw_backward_body<I: Isa>(
     n: usize,
     x: RawInputs<'_>,
-    g: RawGradients<'_>,
+    g_minus: &[f32],
     out_w: &mut [f32],
     out_k: &mut [f32],
     out_a: &mut [f32],
@@ -400,20 +391,21 @@ fn raw_backward_body<I: Isa>(
     let width = x.w.len();
     let (w, k, a, k_k) = (x.w, &x.k[..width], &x.a[..width], &x.k_k[..width]);
     let (k_a, decay, minus_kk) = (&x.k_a[..width], &x.decay[..width], &x.minus_kk[..width]);
-    let (g_decay, g_k, g_minus, g_b) = (&g.decay[..width], &g.k[..width], &g.minus_kk[..width], &g.b[..width]);
+    let g_minus = &g_minus[..width];
     let (out_w, out_k, out_a) = (&mut out_w[..width], &mut out_k[..width], &mut out_a[..width]);
     let (out_kk, out_ka) = (&mut out_kk[..width], &mut out_ka[..width]);
     let (g_kk, z) = (&mut g_kk[..width], &mut z[..width]);
     for c in 0..width {
         let s = sigmoid1::<I>(w[c]);
-        out_w[c] = g_decay[c] * decay[c] * (-SLOWEST) * s * (1.0 - s);
+        out_w[c] = out_w[c] * decay[c] * (-SLOWEST) * s * (1.0 - s);
         let rate = sigmoid1::<I>(a[c]);
-        let g_rate = I::fma(g_k[c] * k[c], k_a[c], -g_b[c] * minus_kk[c]);
+        let (g_k, g_b) = (out_k[c], out_a[c]);
+        let g_rate = I::fma(g_k * k[c], k_a[c], -g_b * minus_kk[c]);
         out_a[c] = g_rate * rate * (1.0 - rate);
-        out_ka[c] = I::fma(g_k[c] * k[c], rate - 1.0, out_ka[c]);
+        out_ka[c] = I::fma(g_k * k[c], rate - 1.0, out_ka[c]);
         // The direct way through k' here, the way through kk below.
-        out_k[c] = g_k[c] * I::fma(rate - 1.0, k_a[c], 1.0);
-        g_kk[c] = I::fma(g_b[c], rate, -g_minus[c]);
+        out_k[c] = g_k * I::fma(rate - 1.0, k_a[c], 1.0);
+        g_kk[c] = I::fma(g_b, rate, -g_minus[c]);
         z[c] = k[c] * k_k[c];
     }
     for start in (0..width).step_by(n) {
@@ -447,11 +439,11 @@ fn lean_backward_body<I: Isa>([v, first, mix]: [&[f32]; 3], gv: &mut [f32], g_fi
 }
 
 impl Op {
-    /// norm(y) + bonus, for row `row` of y.
+    /// norm(y) + bonus, for row `row`.
     fn finish_row(&self, level: Level, x: &Named<'_>, p: &Prepared, row: usize, y: &[f32], out: &mut [f32]) {
         let (width, n) = (self.heads.width(), self.heads.head_size);
         let row = row * width..(row + 1) * width;
-        out.copy_from_slice(&y[row.clone()]);
+        out.copy_from_slice(y);
         group_norm(out, self.heads.heads, x.ln_weight, x.ln_bias, self.eps);
         add_bonus(level, n, [&x.r[row.clone()], &p.k[row.clone()], &p.v[row], x.r_k], out);
     }
@@ -483,7 +475,7 @@ impl Operation for Op {
         for_pieces(&pool, rows, [&mut out], |rows, [out]| {
             for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
                 [&y, x.r, &p.k, &p.v, x.g].iter().for_each(|x| fetch_row(x, row, width));
-                self.finish_row(level, &x, &p, row, &y, out);
+                self.finish_row(level, &x, &p, row, &y[row * width..(row + 1) * width], out);
                 multiply(level, out, &x.g[row * width..(row + 1) * width]);
             }
         });
@@ -517,18 +509,20 @@ impl Operation for Op {
         let nothing = if outputs[0].is_none() { vec![0.0; len] } else { Vec::new() };
         let g_out = outputs[0].unwrap_or(&nothing);
 
-        // Gate, bonus and norm.
-        let [mut gg, mut gy, mut gr, mut gk, mut gv] = std::array::from_fn(|_| buffer(len));
+        // Gate, bonus and norm. The gradient of y takes its place.
+        let mut gy = y;
+        let [mut gg, mut gr, mut gk, mut gv] = std::array::from_fn(|_| buffer(len));
         let outs = [&mut gg[..], &mut gy[..], &mut gr[..], &mut gk[..], &mut gv[..]];
         let norm_sums = sum_pieces(&pool, rows, outs, 3 * width, |rows, outs, sums| {
             let [gg, gy, gr, gk, gv] = outs;
             let (g_rk, g_norm) = sums.split_at_mut(width);
             let (g_weight, g_bias) = g_norm.split_at_mut(width);
-            let (mut normed, mut g_normed) = (vec![0.0; width], vec![0.0; width]);
+            let [mut y, mut normed, mut g_normed] = std::array::from_fn(|_| vec![0.0; width]);
             for (own, row) in rows.enumerate() {
                 let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
-                [g_out, x.g, x.r, &p.k, &p.v, &y].iter().for_each(|x| fetch_row(x, row, width));
+                [g_out, x.g, x.r, &p.k, &p.v].iter().for_each(|x| fetch_row(x, row, width));
                 [&gg, &gy, &gr, &gk, &gv].iter().for_each(|x| fetch_row(x, own, width));
+                y.copy_from_slice(&gy[to.clone()]);
                 self.finish_row(level, &x, &p, row, &y, &mut normed);
                 let [g_out, g, r, k, v] = [g_out, x.g, x.r, &p.k, &p.v].map(|s| &s[from.clone()]);
                 bonus_backward(
@@ -542,9 +536,8 @@ impl Operation for Op {
                     &mut gv[to.clone()],
                     g_rk,
                 );
-                let (y, gy) = (&y[from], &mut gy[to]);
-                let heads = heads.heads;
-                lanes::group_norm_backward(level, heads, &g_normed, y, x.ln_weight, self.eps, gy, g_weight, g_bias);
+                let (gy, heads) = (&mut gy[to], heads.heads);
+                lanes::group_norm_backward(level, heads, &g_normed, &y, x.ln_weight, self.eps, gy, g_weight, g_bias);
             }
         });
 
@@ -572,15 +565,33 @@ impl Operation for Op {
             &mut workspace,
         );
 
-        // From what the kernel read to the raw inputs.
-        let [mut gw, mut ga] = std::array::from_fn(|_| buffer(len));
-        let (mut g_first, mut g_mix) = match x.first {
-            Some(_) => (buffer(len), buffer(len)),
-            None => (Vec::new(), Vec::new()),
-        };
+        // From what the kernel read to the raw inputs, where it lies: memory is what these passes wait for.
+        let [mut gw, mut ga, mut g_mix] = [g_decay, g_b, g_minus];
+        let mut g_first = if x.first.is_some() { buffer(len) } else { Vec::new() };
         let outs = [&mut gk[..], &mut gv[..], &mut gw[..], &mut ga[..], &mut g_first, &mut g_mix];
         let raw_sums = sum_pieces(&pool, rows, outs, 2 * width, |rows, outs, sums| {
             let [gk, gv, gw, ga, g_first, g_mix] = outs;
+            let (k_k, k_a) = sums.split_at_mut(width);
+            let [mut g_kk, mut z] = std::array::from_fn(|_| vec![0.0; width]);
+            for (own, row) in rows.clone().enumerate() {
+                let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
+                [x.w, x.k, x.a, &p.decay, &p.a].iter().for_each(|x| fetch_row(x, row, width));
+                [&gk, &gw, &ga, &g_mix].iter().for_each(|x| fetch_row(x, own, width));
+                let [w, k, a, decay, minus_kk] = [x.w, x.k, x.a, &p.decay, &p.a].map(|s| &s[from.clone()]);
+                raw_backward(
+                    level,
+                    n,
+                    RawInputs { w, k, a, k_k: x.k_k, k_a: x.k_a, decay, minus_kk },
+                    &g_mix[to.clone()],
+                    &mut gw[to.clone()],
+                    &mut gk[to.clone()],
+                    &mut ga[to],
+                    k_k,
+                    k_a,
+                    &mut g_kk,
+                    &mut z,
+                );
+            }
             let part = rows.start * width..rows.end * width;
             if let Some((v_first, mix)) = x.first {
                 let x = [x.v, v_first, mix].map(|s| &s[part.clone()]);
@@ -588,30 +599,6 @@ impl Operation for Op {
             }
             if let Some(g) = outputs[2] {
                 lanes::add(level, if self.residual { g_first } else { gv }, &g[part]);
-            }
-            let (k_k, k_a) = sums.split_at_mut(width);
-            let [mut gk_raw, mut g_kk, mut z] = std::array::from_fn(|_| vec![0.0; width]);
-            for (own, row) in rows.enumerate() {
-                let (from, to) = (row * width..(row + 1) * width, own * width..(own + 1) * width);
-                let read = [x.w, x.k, x.a, &p.decay, &p.a, &g_decay, &g_minus, &g_b];
-                read.iter().for_each(|x| fetch_row(x, row, width));
-                [&gk, &gw, &ga].iter().for_each(|x| fetch_row(x, own, width));
-                let [w, k, a, decay, minus_kk] = [x.w, x.k, x.a, &p.decay, &p.a].map(|s| &s[from.clone()]);
-                let [g_decay, g_minus, g_b] = [&g_decay, &g_minus, &g_b].map(|s| &s[from.clone()]);
-                raw_backward(
-                    level,
-                    n,
-                    RawInputs { w, k, a, k_k: x.k_k, k_a: x.k_a, decay, minus_kk },
-                    RawGradients { decay: g_decay, k: &gk[to.clone()], minus_kk: g_minus, b: g_b },
-                    &mut gw[to.clone()],
-                    &mut gk_raw,
-                    &mut ga[to.clone()],
-                    k_k,
-                    k_a,
-                    &mut g_kk,
-                    &mut z,
-                );
-                gk[to].copy_from_slice(&gk_raw);
             }
         });
 
