@@ -4,7 +4,9 @@
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::*;
 
-use crate::simd::{Isa, Level, fetch};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::fetch;
+use crate::simd::{Isa, Level};
 
 /// Writes `to[k * to_stride + j] = from[j * from_stride + k]` for each j below `rows` and k below `cols`.
 ///

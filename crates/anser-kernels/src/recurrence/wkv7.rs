@@ -28,7 +28,7 @@ use std::ops::Range;
 use super::vector::{One, Vector, for_columns};
 use super::{Heads, Span, TILE, check, share, split_unit, spread};
 use crate::pool::{Pool, SharedMut};
-use crate::simd::{Isa, Level, dispatch, level};
+use crate::simd::{Isa, Level, dispatch, fetch, level};
 
 pub mod backward;
 
@@ -47,6 +47,16 @@ pub struct Inputs<'a, T> {
     pub a: &'a [T],
     /// Where the correction is written: kk * learning rate.
     pub b: &'a [T],
+}
+
+impl Inputs<'_, f32> {
+    /// Asks for so many elements of every operand, which need not exist.
+    #[inline(always)]
+    fn fetch(&self, start: usize, length: usize) {
+        for operand in [self.r, self.decay, self.k, self.v, self.a, self.b] {
+            fetch(operand.as_ptr().wrapping_add(start), length);
+        }
+    }
 }
 
 impl<'a, T> Inputs<'a, T> {
@@ -217,6 +227,8 @@ unsafe fn columns<V: Vector, const R: usize>(
         for t in tile.clone() {
             let row = span.row(t);
             let token = x.rows(row.clone());
+            x.fetch(span.row(t + TILE).start + column, R * V::WIDTH);
+            fetch(y.start().wrapping_add(span.row(t + TILE).start + column), R * V::WIDTH);
             let out = y.range(row.start + column..row.start + column + R * V::WIDTH);
             sa = if t + 1 < tile.end {
                 update::<V, R, true>(column, &token, &x.a[span.row(t + 1)], &sa, state, out)

@@ -406,9 +406,7 @@ unsafe fn saving_columns<V: Vector, const R: usize>(
             let token = x.rows(row.clone());
             let columns = row.start + column..row.start + column + R * V::WIDTH;
             let later = span.row(t + super::TILE).start + column;
-            for operand in [x.r, x.decay, x.k, x.v, x.a, x.b] {
-                fetch(operand.as_ptr().wrapping_add(later), R * V::WIDTH);
-            }
+            x.fetch(later, R * V::WIDTH);
             for result in [y, saved_sa] {
                 fetch(result.start().wrapping_add(later), R * V::WIDTH);
             }
