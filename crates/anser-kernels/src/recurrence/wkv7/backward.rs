@@ -24,7 +24,8 @@
 //! **Order.** The fast form holds S and G as [value, key] in its workspace, both padded: of the sums above five run
 //! over values and two over keys, and sums over rows are the cheap ones. A row of S or of G meets no other row but in
 //! sums, so a few rows at a time pass through a whole chunk, forth and back, and stay in the first-level cache, or in
-//! registers where those of a head are enough for them. Each sum has one fixed order, so gradients are equal to the bit in any batch and on any number of threads.
+//! registers where those of a head are enough for them. Each sum has one fixed order, so gradients are equal to the bit
+//! in any batch and on any number of threads.
 //!
 //! Tested: reference = golden file and finite differences in f64; fast = reference; batch = single to the bit.
 
