@@ -222,3 +222,35 @@ macro_rules! for_columns {
     }};
 }
 pub(super) use for_columns;
+
+#[cfg(test)]
+mod tests {
+    use super::{Vector, arrived, copy_past};
+    use crate::simd::{Isa, Level, dispatch};
+
+    #[inline(always)]
+    fn copy_body<I: Isa + Vector>(from: &[f32], to: &mut [f32]) {
+        // SAFETY: the only caller is `copy`, compiled for `I`.
+        unsafe { copy_past::<I>(from, to) };
+        arrived();
+    }
+
+    dispatch! {
+        fn copy(from: &[f32], to: &mut [f32]) = copy_body;
+    }
+
+    #[test]
+    fn a_copy_past_the_caches_is_a_copy_on_and_off_a_line() {
+        #[repr(align(64))]
+        struct Lines([f32; 96]);
+        let from: [f32; 64] = std::array::from_fn(|i| i as f32);
+        for &level in Level::available() {
+            for (start, length) in [(0, 64), (16, 32), (8, 64), (1, 64), (0, 63), (0, 0)] {
+                let mut to = Lines([-1.0; 96]);
+                copy(level, &from[..length], &mut to.0[start..start + length]);
+                let wanted = |i: usize| if (start..start + length).contains(&i) { (i - start) as f32 } else { -1.0 };
+                assert!((0..96).all(|i| to.0[i] == wanted(i)), "{level}: {length} from {start} on: {:?}", to.0);
+            }
+        }
+    }
+}

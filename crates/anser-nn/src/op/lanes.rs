@@ -25,6 +25,8 @@ dispatch! {
     pub(super) fn moments(x: &[f32], eps: f32) -> (f32, f32) = moments_body;
     /// `x += y`.
     pub(super) fn add(x: &mut [f32], y: &[f32]) = add_body;
+    /// Adds every row to the sum of them, in order.
+    pub(super) fn add_rows(sum: &mut [f32], rows: &[f32]) = add_rows_body;
 }
 
 #[inline(always)]
@@ -160,5 +162,12 @@ fn group_norm_backward_body<I: Isa>(
 fn add_body<I: Isa>(x: &mut [f32], y: &[f32]) {
     for (x, y) in x.iter_mut().zip(y) {
         *x += y;
+    }
+}
+
+#[inline(always)]
+fn add_rows_body<I: Isa>(sum: &mut [f32], rows: &[f32]) {
+    for row in rows.chunks_exact(sum.len().max(1)) {
+        add_body::<I>(sum, row);
     }
 }

@@ -1,11 +1,12 @@
 //! `y = x W^T`, optionally of the square of x's positive part, optionally added to a residual stream or a bias.
 
 use anser_kernels::pool::Pool;
+use anser_kernels::simd::level;
 use burn::tensor::Tensor;
 
 use super::relu2::relu2_composite;
 use super::rows::{buffer, sum_pieces};
-use super::{Array, Gradient, Inputs, Operation};
+use super::{Array, Gradient, Inputs, Operation, lanes};
 use crate::threads::pool;
 use anser_kernels::linear::dense::{Mat, Plus, Product, matmuls};
 
@@ -102,10 +103,9 @@ impl Operation for Linear {
         match self.added {
             Added::Nothing => {}
             Added::Bias => {
+                let level = level();
                 let sums = sum_pieces(&pool, rows, [], self.outputs, |rows, [], sums| {
-                    for gy in gy[rows.start * self.outputs..rows.end * self.outputs].chunks_exact(self.outputs) {
-                        sums.iter_mut().zip(gy).for_each(|(sum, gy)| *sum += gy);
-                    }
+                    lanes::add_rows(level, sums, &gy[rows.start * self.outputs..rows.end * self.outputs]);
                 });
                 gradients.push(Gradient::Values(sums));
             }

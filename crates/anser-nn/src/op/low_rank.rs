@@ -47,10 +47,8 @@ pub fn low_rank(map: &LowRank<'_>) -> Tensor<2> {
 }
 
 /// The results of several maps, up to four of as many rows, and each one's x for the next that reads it.
-///
-/// # Panics
-/// If there are more.
 pub fn low_ranks<const N: usize>(maps: [LowRank<'_>; N]) -> ([Tensor<2>; N], [Tensor<2>; N]) {
+    const { assert!(N <= 4, "a node has at most sixteen inputs") };
     let mut outputs = run(&maps);
     (std::array::from_fn(|_| outputs.take()), std::array::from_fn(|_| outputs.take()))
 }
@@ -224,9 +222,7 @@ impl Operation for LowRanks {
             }
             for (map, _, gy, _) in biased() {
                 let (sum, rest) = std::mem::take(&mut sums).split_at_mut(map.outputs);
-                for gy in gy[rows.start * map.outputs..rows.end * map.outputs].chunks_exact(map.outputs) {
-                    lanes::add(level, sum, gy);
-                }
+                lanes::add_rows(level, sum, &gy[rows.start * map.outputs..rows.end * map.outputs]);
                 sums = rest;
             }
         });

@@ -101,10 +101,8 @@ pub(super) fn sum_pieces<const K: usize>(
         own.fill(0.0);
         f(rows, views, own);
     });
-    let (level, mut total) = (level(), vec![0.0; sums]);
-    for partial in partial.chunks_exact(sums.max(1)) {
-        lanes::add(level, &mut total, partial);
-    }
+    let mut total = vec![0.0; sums];
+    lanes::add_rows(level(), &mut total, &partial);
     total
 }
 
